@@ -1,0 +1,16 @@
+"""Clustering with collision cross-entropy, in scikit-learn's API."""
+
+from skcce._clusterer import CollisionClusterer
+from skcce._linear import LinearSoftmax
+from skcce._pseudo_labels import PseudoLabels, solve_pseudo_labels
+from skcce.losses import collision_cross_entropy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CollisionClusterer",
+    "LinearSoftmax",
+    "PseudoLabels",
+    "collision_cross_entropy",
+    "solve_pseudo_labels",
+]

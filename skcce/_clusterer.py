@@ -1,0 +1,559 @@
+"""The estimator: validation, starts, and the attributes of the best one."""
+
+import warnings
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import entr, log_softmax, softmax
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+    clone,
+)
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import pairwise_distances_argmin
+from sklearn.utils import Tags, check_array, check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
+
+from skcce._linear import LinearSoftmax
+from skcce._model import SoftmaxModel
+from skcce._neighbors import neighbor_average, principal_rows, smooth
+from skcce._pseudo_labels import check_prior
+from skcce._training import Recipe, Training, evaluate, train
+
+__all__ = ["CollisionClusterer"]
+
+# With several starts, each is trained for so many epochs before the best one goes on:
+# by then its loss tells about as much of its clusters as at the end.
+_TRIAL_EPOCHS = 4
+# Each k-means start sees another sample of the rows: cheaper, and the starts differ.
+_KMEANS_ROWS = 4096
+
+
+class CollisionClusterer(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator
+):
+    r"""Clustering by a softmax model that is trained with collision cross-entropy.
+
+    Minimizes over the model's weights and the soft pseudo-labels :math:`y_i`, points of
+    the simplex (eq. 11 of [1]_),
+
+    .. math::
+
+        \frac1M \sum_{i=1}^{M} -\ln \sum_k \sigma_k(x_i)\, y_{ik}
+        + \lambda\, \mathrm{KL}(u \,\|\, \bar y),
+        \qquad \bar y = \frac1M \sum_i y_i,
+
+    where :math:`\sigma(x)` is the model's prediction. The first term is the negative
+    log of the probability that prediction and label collide; the second one asks for
+    cluster shares :math:`u`. For each batch the pseudo-labels are solved by EM, and the
+    model takes a gradient step (Algorithm 2 of [1]_).
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of clusters.
+    model : SoftmaxModel or None, default=None
+        The model that is trained, with parameters of its own (``model__alpha``, ...).
+        None means ``LinearSoftmax()``.
+    lam : float or "auto", default="auto"
+        Weight (:math:`\lambda > 0`) of the fairness term in the mean-level loss above;
+        it does not depend on the batch size. "auto" is 1.0 for a linear model. Weaker
+        values (0.1, 0.01) suit imbalanced clusters of unknown sizes. The paper uses
+        100 with batches of 250: its eq. (15), read literally, makes that 100 / 250 =
+        0.4 here; its eq. (11), read literally, 100.
+    prior : array-like of shape (n_clusters,), default=None
+        Target shares of the clusters (:math:`u`), scaled to sum to 1; which cluster
+        gets which share is for the data to decide. None means equal shares.
+    n_neighbors : int or "auto", default="auto"
+        The pseudo-labels of a sample come from the predictions averaged over its
+        nearest neighbors, and theirs, so many of each. 0 turns this off, and gives the
+        paper's method to the letter. "auto" is 10 for a linear model, but at most
+        ``n_samples // (4 * n_clusters)``.
+    init : {"auto", "k-means", "random"} or array-like, default="auto"
+        Where to start: at the centroids of k-means (on neighbor-averaged rows), turned
+        into weights; at random weights (the paper's Kaiming initialization); at given
+        centroids, shape (n_clusters, n_features); or at the labels of any other
+        clustering, integers of shape (n_samples,). "auto" is "k-means" for a linear
+        model.
+    n_init : int or "auto", default="auto"
+        Number of starts. Each is trained for 4 epochs, then the one of the least loss
+        is trained on. "auto" is 6 for a linear model; an array `init` is one start.
+    max_iter : int, default=20
+        Maximum number of epochs.
+    batch_size : int or "auto", default="auto"
+        Samples per step. "auto" makes 40 steps an epoch, within 32 and 1000 samples,
+        and at least `n_clusters`.
+    tol : float, default=1e-3
+        Stop when in 3 epochs in a row at most this share of the samples changed its
+        cluster.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the starts and the order of the batches. An int gives the same result,
+        bit for bit, on one machine, whatever the number of threads or processes.
+    verbose : int, default=0
+        1 prints a line for each start and each epoch.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,)
+        Cluster of each training sample, equal to ``predict`` on the training data.
+    probabilities_ : ndarray of shape (n_samples,)
+        Probability of the assigned cluster of each training sample.
+    model_ : SoftmaxModel
+        The trained model.
+    coef_ : ndarray of shape (n_clusters, n_features)
+        Weights of a linear model.
+    intercept_ : ndarray of shape (n_clusters,)
+        Intercepts of a linear model.
+    loss_ : float
+        The loss above, in nats, of the trained model on the training data.
+    loss_curve_ : list of float
+        Loss in each epoch, as its batches were visited.
+    n_iter_ : int
+        Number of epochs.
+    converged_ : bool
+        Whether at most ``tol`` of the samples changed cluster in the last epoch.
+    n_features_in_ : int
+        Number of features seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if `X` has names that are all strings.
+
+    See Also
+    --------
+    solve_pseudo_labels : The solver for the pseudo-labels alone.
+    sklearn.cluster.KMeans : What this estimator can stand in for.
+
+    Notes
+    -----
+    Equal shares are an assumption. On clusters of very different sizes the term pulls
+    samples of the large ones into the small ones: give `prior`, or a small `lam`.
+
+    ``fit`` needs the memory of a few arrays of n_samples x n_clusters and of one of
+    n_samples x min(n_features, 128); no copy of `X`.
+
+    References
+    ----------
+    .. [1] Zhang, Boykov. "Collision Cross-entropy for Soft Class Labels and Deep
+       Clustering". arXiv:2303.07321.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skcce import CollisionClusterer
+    >>> from skcce.metrics import clustering_accuracy_score
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clusterer = CollisionClusterer(n_clusters=10, random_state=0).fit(X)
+    >>> clustering_accuracy_score(y, clusterer.labels_) > 0.85
+    True
+    >>> clusterer.predict_proba(X[:1]).shape
+    (1, 10)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "model": [HasMethods(["initialize", "train_step", "decision_function"]), None],
+        "lam": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "prior": ["array-like", None],
+        "n_neighbors": [
+            Interval(Integral, 0, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "init": [StrOptions({"auto", "k-means", "random"}), "array-like"],
+        "n_init": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        model: SoftmaxModel | None = None,
+        lam: float | Literal["auto"] = "auto",
+        prior: ArrayLike | None = None,
+        n_neighbors: int | Literal["auto"] = "auto",
+        init: str | ArrayLike = "auto",
+        n_init: int | Literal["auto"] = "auto",
+        max_iter: int = 20,
+        batch_size: int | Literal["auto"] = "auto",
+        tol: float = 1e-3,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ):
+        self.n_clusters = n_clusters
+        self.model = model
+        self.lam = lam
+        self.prior = prior
+        self.n_neighbors = n_neighbors
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.tol = tol
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Find the clusters of `X`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training data. float32 and float64 are used as they are, other types are
+            converted to float64.
+        y : Ignored
+            Present for API consistency.
+
+        Returns
+        -------
+        self : CollisionClusterer
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range or does not fit the data, or `X` is
+            empty, not 2-D, not finite, or sparse.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If samples were still changing cluster, or fewer clusters are used than
+            asked for.
+        UserWarning
+            If the training was interrupted from the keyboard; the estimator is then
+            fitted with what it had.
+        """
+        self._validate_params()
+        model = LinearSoftmax() if self.model is None else self.model
+        X = self._validate_input(X, model, reset=True)
+        settings = self._settings(X, model)
+        random_state = check_random_state(self.random_state)
+
+        average, rows = self._find_neighbors(X, settings["n_neighbors"], random_state)
+        recipe = Recipe(
+            settings["lam"], settings["prior"], average, model.defaults["em_iter"]
+        )
+        # One thread, so that no result depends on their number; the matrices of a
+        # batch are too small to gain from more.
+        with threadpool_limits(limits=1):
+            starts = self._starts(X, rows, settings, random_state)
+            del rows
+            self.model_, training = self._train_best(
+                X, model, recipe, starts, settings["batch_size"], random_state
+            )
+            self.loss_ = evaluate(self.model_, X, recipe)
+        logits = self.model_.decision_function(X)
+        self.labels_ = logits.argmax(axis=1)
+        self.probabilities_ = softmax(logits, axis=1).max(axis=1)
+        self.loss_curve_ = training.loss_curve
+        self.n_iter_ = len(training.loss_curve)
+        self.converged_ = training.converged
+        self._warn_if_unfinished(training)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray:
+        """Return the most probable cluster of each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Clusters, integers from 0 to n_clusters - 1.
+        """
+        return self.decision_function(X).argmax(axis=1)
+
+    def predict_proba(self, X: ArrayLike) -> NDArray:
+        """Return the probability of each cluster for each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters)
+            Probabilities; rows sum to 1. The dtype is that of `X`.
+        """
+        return softmax(self.decision_function(X), axis=1)
+
+    def predict_log_proba(self, X: ArrayLike) -> NDArray:
+        """Return the log-probability of each cluster for each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters)
+            Logarithms, finite where the probability itself underflows.
+        """
+        return log_softmax(self.decision_function(X), axis=1)
+
+    def decision_function(self, X: ArrayLike) -> NDArray:
+        """Return the logits of each cluster for each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters)
+            Logits, one column per cluster (for two clusters, too).
+        """
+        check_is_fitted(self)
+        X = self._validate_input(X, self.model_, reset=False)
+        return self.model_.decision_function(X)
+
+    def transform(self, X: ArrayLike) -> NDArray:
+        """Return the probability of each cluster: the same as ``predict_proba``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters)
+            Probabilities, with feature names if ``set_output`` asks for them.
+        """
+        return self.predict_proba(X)
+
+    def score(self, X: ArrayLike, y: object = None) -> float:
+        r"""Return the mutual information of sample and cluster.
+
+        .. math:: H(\bar\sigma) - \frac1M \sum_i H(\sigma_i)
+
+        High if the clusters are equally large and the predictions certain. It compares
+        fits of equal settings; it cannot choose `lam` or `n_clusters`. For those give
+        labels and a scorer, such as ``skcce.metrics.clustering_accuracy``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, not necessarily seen in fit.
+        y : Ignored
+            Present for API consistency.
+
+        Returns
+        -------
+        float
+            Mutual information in nats, between 0 and ln n_clusters.
+        """
+        proba = self.predict_proba(X)
+        usage = proba.mean(axis=0, dtype=np.float64)
+        return float(entr(usage).sum() - entr(proba).sum(axis=1).mean())
+
+    @property
+    def coef_(self) -> NDArray:
+        """Weights of a linear model, shape (n_clusters, n_features)."""
+        return self._fitted("coef_")
+
+    @property
+    def intercept_(self) -> NDArray:
+        """Intercepts of a linear model, shape (n_clusters,)."""
+        return self._fitted("intercept_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_clusters
+
+    def _fitted(self, name: str) -> Any:
+        # AttributeError, as scikit-learn's: hasattr tells whether there are any.
+        if not hasattr(self, "model_"):
+            raise AttributeError(f"{name} is there after fit only.")
+        return getattr(self.model_, name)
+
+    def _validate_input(
+        self, X: ArrayLike, model: SoftmaxModel, *, reset: bool
+    ) -> NDArray:
+        if hasattr(model, "validate_input"):
+            return model.validate_input(X)
+        return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+
+    def _settings(self, X: NDArray, model: SoftmaxModel) -> dict[str, Any]:
+        """Resolve "auto", and check the parameters against the data."""
+        n_samples, n_clusters = len(X), self.n_clusters
+        if n_clusters > n_samples:
+            raise ValueError(
+                f"n_clusters={n_clusters} must not be larger than "
+                f"n_samples={n_samples}."
+            )
+        settings = {
+            name: model.defaults[name] if _is_auto(value) else value
+            for name, value in self.get_params(deep=False).items()
+            if name in ("lam", "n_neighbors", "init", "n_init")
+        }
+        if _is_auto(self.n_neighbors):
+            most = n_samples // (4 * n_clusters)
+            settings["n_neighbors"] = min(settings["n_neighbors"], most)
+        elif self.n_neighbors >= n_samples:
+            raise ValueError(
+                f"n_neighbors={self.n_neighbors} must be smaller than "
+                f"n_samples={n_samples}."
+            )
+        if not isinstance(settings["init"], str):
+            settings["init"] = self._labels_of_init(X)
+            settings["n_init"] = 1
+        settings["batch_size"] = self.batch_size
+        if _is_auto(self.batch_size):
+            steps_of_40 = min(max(n_samples // 40, 32), 1000)
+            settings["batch_size"] = max(steps_of_40, n_clusters)
+        settings["lam"] = float(settings["lam"])
+        settings["prior"] = check_prior(self.prior, n_clusters)
+        return settings
+
+    def _labels_of_init(self, X: NDArray) -> NDArray:
+        """Return labels for an `init` that is an array of centroids or of labels."""
+        init = check_array(self.init, ensure_2d=False, input_name="init")
+        centroids_shape = (self.n_clusters, X.shape[1])
+        if init.shape == centroids_shape:
+            return pairwise_distances_argmin(X, init.astype(X.dtype, copy=False))
+        if init.shape != (len(X),):
+            raise ValueError(
+                f"init must hold centroids, shape {centroids_shape}, or labels, shape "
+                f"({len(X)},), got shape {init.shape}."
+            )
+        labels = init.astype(np.intp)
+        if (
+            (labels != init).any()
+            or labels.min() < 0
+            or labels.max() >= self.n_clusters
+        ):
+            raise ValueError(
+                f"Labels in init must be integers from 0 to {self.n_clusters - 1}, got "
+                f"values from {init.min()} to {init.max()}."
+            )
+        return labels
+
+    def _find_neighbors(
+        self, X: NDArray, n_neighbors: int, random_state: np.random.RandomState
+    ) -> tuple[Any, NDArray]:
+        """Return the averaging matrix, or None, and the rows for k-means."""
+        if n_neighbors == 0:
+            return None, X
+        with threadpool_limits(limits=1):
+            rows = principal_rows(X, random_state)
+        average = neighbor_average(rows, n_neighbors)
+        return average, smooth(average, rows)
+
+    def _starts(
+        self,
+        X: NDArray,
+        rows: NDArray,
+        settings: dict[str, Any],
+        random_state: np.random.RandomState,
+    ) -> list[NDArray | None]:
+        """Return the labels of each start; None stands for random weights."""
+        init, n_init = settings["init"], settings["n_init"]
+        if not isinstance(init, str):
+            return [init]
+        if init == "random":
+            return [None] * n_init
+        return [self._kmeans_labels(rows, random_state) for _ in range(n_init)]
+
+    def _kmeans_labels(
+        self, rows: NDArray, random_state: np.random.RandomState
+    ) -> NDArray:
+        n_rows = max(_KMEANS_ROWS, 20 * self.n_clusters)
+        sample = rows[random_state.permutation(len(rows))[:n_rows]]
+        kmeans = KMeans(self.n_clusters, n_init=1, random_state=random_state)
+        with warnings.catch_warnings():
+            # Of too few distinct rows: the fit itself says so at its end.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return kmeans.fit(sample).predict(rows)
+
+    def _train_best(
+        self,
+        X: NDArray,
+        model: SoftmaxModel,
+        recipe: Recipe,
+        starts: list[NDArray | None],
+        batch_size: int,
+        random_state: np.random.RandomState,
+    ) -> tuple[SoftmaxModel, Training]:
+        """Try every start, and train the one of the least loss to the end."""
+        options = {
+            "batch_size": batch_size,
+            "tol": self.tol,
+            "random_state": random_state,
+        }
+        best, least = None, np.inf
+        for number, labels in enumerate(starts, start=1):
+            candidate = clone(model)
+            candidate.initialize(
+                X, self.n_clusters, labels=labels, random_state=random_state
+            )
+            if len(starts) == 1:
+                best = candidate
+                break
+            n_epochs = min(_TRIAL_EPOCHS, self.max_iter)
+            trial = train(candidate, X, recipe, max_iter=n_epochs, **options)
+            loss = evaluate(candidate, X, recipe)
+            if self.verbose:
+                print(f"start {number} of {len(starts)}: loss {loss:.4f}")
+            if best is None or loss < least:
+                best, least = candidate, loss
+            if trial.interrupted:
+                return best, trial
+        training = train(
+            best, X, recipe, max_iter=self.max_iter, verbose=self.verbose, **options
+        )
+        return best, training
+
+    def _warn_if_unfinished(self, training: Training) -> None:
+        n_used = len(np.unique(self.labels_))
+        if training.interrupted:
+            warnings.warn(
+                f"Training was interrupted after {self.n_iter_} epochs; the estimator "
+                "is fitted with the weights that it had.",
+                UserWarning,
+                stacklevel=3,
+            )
+        elif not training.converged:
+            warnings.warn(
+                f"More than tol={self.tol} of the samples still changed cluster in "
+                f"epoch {self.n_iter_}. Try a larger max_iter or tol.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        if n_used < self.n_clusters:
+            warnings.warn(
+                f"Only {n_used} of n_clusters={self.n_clusters} clusters are used. Try "
+                "a larger lam or n_init, or fewer clusters; the data may have fewer "
+                "distinct groups.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+
+def _is_auto(value: object) -> bool:
+    return isinstance(value, str) and value == "auto"

@@ -1,0 +1,223 @@
+"""The linear softmax model."""
+
+from collections.abc import Mapping
+from numbers import Real
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import gen_batches
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skcce._model import Objective
+from skcce._scaling import BLOCK, row_scale
+
+__all__ = ["LinearSoftmax"]
+
+# Sharpness of the first predictions, softmax(-_SHARPNESS * squared distance to the
+# centroid), where the rows have mean square norm 1.
+_SHARPNESS = 10.0
+
+
+class LinearSoftmax(BaseEstimator):
+    r"""Linear softmax model, the default ``model`` of CollisionClusterer.
+
+    Predicts :math:`\sigma(x) = \mathrm{softmax}(v^\top x + b)` (eq. 3 of [1]_) and
+    minimises, by stochastic gradient steps on the batches that it is given,
+
+    .. math:: \frac1B \sum_{i} \ell_i + \frac{\alpha}{2} \|v\|^2 .
+
+    The optimiser works on rows that are centred and divided by one number, the root of
+    their mean square norm; `learning_rate` and `alpha` refer to these. A fit therefore
+    depends neither on the origin nor on the unit of the data; as in k-means, the scales
+    of the features relative to one another matter.
+
+    Parameters
+    ----------
+    learning_rate : float, default=0.1
+        First step size of the optimiser; it decays to zero along half a cosine over
+        the epochs of a fit.
+    alpha : float, default=0.0
+        L2 penalty on the weights, not on the intercept.
+    optimizer : {"adam", "sgd"}, default="adam"
+        "adam" (with moments 0.9 and 0.999), or plain stochastic gradient descent, the
+        paper's choice for a linear model.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_clusters, n_features)
+        Weights (:math:`v`), for rows as they were given.
+    intercept_ : ndarray of shape (n_clusters,)
+        Intercepts (:math:`b`).
+
+    References
+    ----------
+    .. [1] Zhang, Boykov, arXiv:2303.07321, eq. (3) and supplement 10.2.
+
+    Examples
+    --------
+    >>> from skcce import CollisionClusterer, LinearSoftmax
+    >>> clusterer = CollisionClusterer(model=LinearSoftmax(alpha=1e-3))
+    >>> clusterer.set_params(model__learning_rate=0.01).model
+    LinearSoftmax(alpha=0.001, learning_rate=0.01)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "optimizer": [StrOptions({"adam", "sgd"})],
+    }
+
+    #: What "auto" stands for in the parameters of CollisionClusterer.
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"lam": 1.0, "n_neighbors": 10, "init": "k-means", "n_init": 6, "em_iter": 10}
+    )
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float = 0.1,
+        alpha: float = 0.0,
+        optimizer: Literal["adam", "sgd"] = "adam",
+    ):
+        self.learning_rate = learning_rate
+        self.alpha = alpha
+        self.optimizer = optimizer
+
+    def initialize(
+        self,
+        X: NDArray,
+        n_clusters: int,
+        *,
+        labels: NDArray | None,
+        random_state: np.random.RandomState,
+    ) -> None:
+        """Set new weights.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Training data, float32 or float64.
+        n_clusters : int
+            Number of clusters.
+        labels : ndarray of shape (n_samples,) or None
+            Clusters to start from: their centroids are turned into weights, so that
+            the model predicts the nearest centroid. None draws the weights as in the
+            paper (Kaiming's normal distribution, intercept zero).
+        random_state : RandomState
+            Source of the random numbers.
+        """
+        self._validate_params()
+        n_features = X.shape[1]
+        self._mean, self._scale = row_scale(X)
+        if labels is None:
+            # Kaiming's variance, 2 / n_features, for features of unit variance.
+            weights = random_state.normal(0, np.sqrt(2), (n_clusters, n_features))
+            intercept = np.zeros(n_clusters)
+        else:
+            centroids = self._centroids(X, n_clusters, labels, random_state)
+            weights = 2 * _SHARPNESS * centroids
+            intercept = -_SHARPNESS * (centroids**2).sum(axis=1)
+        self._weights = [weights.astype(X.dtype), intercept.astype(X.dtype)]
+        self._moments = [(np.zeros_like(w), np.zeros_like(w)) for w in self._weights]
+        self._n_steps = 0
+
+    def train_step(self, X: NDArray, objective: Objective, *, progress: float) -> float:
+        """Take one optimiser step on a batch, and return its mean loss.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Batch of rows.
+        objective : callable
+            Maps logits (n_samples, n_clusters) to the loss of each sample (n_samples,)
+            and its gradient with respect to the logits.
+        progress : float
+            Part of the training that is done, in [0, 1).
+
+        Returns
+        -------
+        float
+            Mean loss of the batch before the step, without the penalty.
+        """
+        rows = self._standardize(X)
+        weights, intercept = self._weights
+        loss, gradient = objective(rows @ weights.T + intercept)
+        gradient /= len(rows)
+        weights_gradient = gradient.T @ rows
+        if self.alpha:
+            weights_gradient += weights.dtype.type(self.alpha) * weights
+        step_size = 0.5 * self.learning_rate * (1 + np.cos(np.pi * progress))
+        self._n_steps += 1
+        for weight, (mean, square), grad in zip(
+            self._weights,
+            self._moments,
+            (weights_gradient, gradient.sum(axis=0)),
+            strict=True,
+        ):
+            if self.optimizer == "adam":
+                grad = _adam(grad, mean, square, self._n_steps)
+            weight -= weight.dtype.type(step_size) * grad
+        return float(loss.mean())
+
+    def decision_function(self, X: NDArray) -> NDArray:
+        """Compute the logits.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters)
+            Logits, ``X @ coef_.T + intercept_`` up to rounding.
+        """
+        weights, intercept = self._weights
+        logits = np.empty((len(X), len(weights)), dtype=X.dtype)
+        for block in gen_batches(len(X), BLOCK):
+            logits[block] = self._standardize(X[block]) @ weights.T + intercept
+        return logits
+
+    @property
+    def coef_(self) -> NDArray:
+        return self._weights[0] / self._scale
+
+    @property
+    def intercept_(self) -> NDArray:
+        return self._weights[1] - self.coef_ @ self._mean
+
+    def _standardize(self, X: NDArray) -> NDArray:
+        rows = X - self._mean
+        rows /= self._scale
+        return rows
+
+    def _centroids(
+        self,
+        X: NDArray,
+        n_clusters: int,
+        labels: NDArray,
+        random_state: np.random.RandomState,
+    ) -> NDArray:
+        """Mean standardised row of every cluster; of an empty one, a random row."""
+        total = np.zeros((n_clusters, X.shape[1]))
+        for block in gen_batches(len(X), BLOCK):
+            member = labels[block] == np.arange(n_clusters)[:, None]
+            total += member.astype(X.dtype) @ self._standardize(X[block])
+        count = np.bincount(labels, minlength=n_clusters)
+        for k in np.flatnonzero(count == 0):
+            row = random_state.randint(len(X))
+            total[k] = self._standardize(X[row : row + 1])[0]
+        return total / np.maximum(count, 1)[:, None]
+
+
+def _adam(gradient: NDArray, mean: NDArray, square: NDArray, n_steps: int) -> NDArray:
+    """Update both moments in place, and return Adam's direction (Kingma and Ba)."""
+    mean *= 0.9
+    mean += 0.1 * gradient
+    square *= 0.999
+    square += 0.001 * gradient**2
+    corrected = np.sqrt(square / (1 - 0.999**n_steps)) + 1e-8
+    return mean / ((1 - 0.9**n_steps) * corrected)

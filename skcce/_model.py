@@ -1,0 +1,56 @@
+"""The contract between CollisionClusterer and the softmax model that it trains."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Objective = Callable[[NDArray], tuple[NDArray, NDArray]]
+"""Maps a batch's logits to the loss of each sample and its gradient by the logits."""
+
+
+class SoftmaxModel(Protocol):
+    """What :class:`~skcce.CollisionClusterer` asks of its ``model``.
+
+    A model is a scikit-learn ``BaseEstimator`` (so that ``model__…`` parameters can be
+    set and searched) whose logits are trained batch by batch. It knows its own input,
+    optimiser and regularisation; it knows nothing of clusters, priors, pseudo-labels
+    or losses. The estimator clones it once per start, calls `initialize`, then
+    `train_step` for every batch, and afterwards only `decision_function`.
+
+    A model whose input is not a 2-D array of numbers (images, a data set) also has
+    ``validate_input(X)``, which returns something with a length that can be indexed
+    with an array of row numbers; the estimator then leaves all validation to it.
+
+    Attributes
+    ----------
+    defaults : mapping
+        Recipe that suits the model: the value of every parameter of the estimator that
+        is left at "auto" (``lam``, ``n_neighbors``, ``init``, ``n_init``), and
+        ``em_iter``, the number of EM iterations per batch.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]]
+
+    def initialize(
+        self,
+        X: NDArray,
+        n_clusters: int,
+        *,
+        labels: NDArray | None,
+        random_state: np.random.RandomState,
+    ) -> None:
+        """Set new weights: random ones, or such that they predict `labels` (n,)."""
+
+    def train_step(self, X: NDArray, objective: Objective, *, progress: float) -> float:
+        """Take one optimiser step on a batch, and return its mean loss.
+
+        The model computes the logits of `X`, hands them to `objective`, and
+        back-propagates the gradient that it returns (per sample; the step uses its
+        mean). `progress`, in [0, 1), is the part of the training that is done, for a
+        learning-rate schedule.
+        """
+
+    def decision_function(self, X: NDArray) -> NDArray:
+        """Return the logits, an array of shape (n_samples, n_clusters)."""

@@ -1,0 +1,84 @@
+"""Averages over the nearest neighbors of every sample."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, diags_array, eye_array
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+from sklearn.utils import gen_batches
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from skcce._scaling import BLOCK, row_scale
+
+# Distances are taken between at most this many principal components: less than half
+# the time of 384 features, and the clusters found are no worse.
+_N_COMPONENTS = 128
+_PCA_ROWS = 4096  # a sample of the rows is enough to find the components
+
+# Averages are taken along so many steps of a random walk that stays where it is with
+# this probability.
+_N_STEPS = 4
+_LAZINESS = 0.1
+
+# With fewer rows per thread scikit-learn splits the search over the candidates instead
+# of the queries, and the choice among equal distances depends on the threads.
+_ROWS_PER_THREAD = 1024
+
+
+def principal_rows(X: NDArray, random_state: np.random.RandomState) -> NDArray:
+    """Return rows of at most 128 features that have nearly the distances of `X`.
+
+    Centered, scaled to mean square norm 1, and projected on the leading principal
+    components if there are more features than that. Shape (n_samples, <= 128), dtype
+    of `X`.
+    """
+    mean, scale = row_scale(X)
+    n_samples, n_features = X.shape
+    components = None
+    if min(n_features, n_samples) > _N_COMPONENTS:
+        sample = random_state.permutation(n_samples)[:_PCA_ROWS]
+        pca = PCA(_N_COMPONENTS, svd_solver="randomized", random_state=random_state)
+        components = pca.fit((X[sample] - mean) / scale).components_
+        n_features = _N_COMPONENTS
+    rows = np.empty((n_samples, n_features), dtype=X.dtype)
+    for block in gen_batches(n_samples, BLOCK):
+        scaled = (X[block] - mean) / scale
+        rows[block] = scaled if components is None else scaled @ components.T
+    return rows
+
+
+def neighbor_average(rows: NDArray, n_neighbors: int) -> csr_array:
+    """Return the matrix of a lazy random walk to nearest neighbors.
+
+    Two samples are connected if either is among the `n_neighbors` nearest of the
+    other, twice if both are. A step prefers neighbors of few connections: without that,
+    the hubs of high-dimensional data, which are near to everything, blend all clusters.
+    Shape (n_samples, n_samples), rows sum to 1, dtype of `rows`.
+    """
+    n_samples = len(rows)
+    search = NearestNeighbors(n_neighbors=n_neighbors).fit(rows)
+    n_threads = min(_n_openmp_threads(), max(1, (n_samples - 1) // _ROWS_PER_THREAD))
+    with threadpool_limits(limits=n_threads, user_api="openmp"):
+        nearest = search.kneighbors(return_distance=False)
+    ones = np.ones(nearest.size, dtype=rows.dtype)
+    indptr = np.arange(0, nearest.size + 1, n_neighbors)
+    directed = csr_array((ones, nearest.ravel(), indptr), shape=(n_samples, n_samples))
+    connections = directed + directed.T
+    weight = connections @ diags_array(1 / connections.sum(axis=0))
+    walk = diags_array((1 - _LAZINESS) / weight.sum(axis=1)) @ weight
+    return csr_array(walk + _LAZINESS * eye_array(n_samples)).astype(rows.dtype)
+
+
+def smooth(average: csr_array, values: NDArray) -> NDArray:
+    """Average `values` (n_samples, any) over neighbors, and those of neighbors."""
+    for _ in range(_N_STEPS):
+        values = average @ values
+    return values
+
+
+def _n_openmp_threads() -> int:
+    libraries = threadpool_info()
+    return max(
+        (lib["num_threads"] for lib in libraries if lib["user_api"] == "openmp"),
+        default=1,
+    )

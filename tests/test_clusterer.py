@@ -1,0 +1,483 @@
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from typing import ClassVar
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator, clone
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.datasets import make_blobs
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import skcce._clusterer
+from skcce import CollisionClusterer, LinearSoftmax, solve_pseudo_labels
+from skcce.losses import collision_cross_entropy_with_logits
+from skcce.metrics import clustering_accuracy
+
+PAPER = CollisionClusterer(
+    n_neighbors=0, init="random", model=LinearSoftmax(optimizer="sgd", alpha=1e-3)
+)
+
+
+@parametrize_with_checks([CollisionClusterer(), PAPER])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "check_param_validation",
+        "check_set_output_transform",
+        "check_set_output_transform_pandas",
+        "check_global_output_transform_pandas",
+        "check_transformer_get_feature_names_out",
+        "check_transformer_get_feature_names_out_pandas",
+        "check_get_feature_names_out_error",
+        "check_dataframe_column_names_consistency",
+        "check_inplace_ensure_writeable",
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_checks_that_scikit_learn_does_not_generate(name):
+    getattr(estimator_checks, name)("CollisionClusterer", CollisionClusterer())
+
+
+def fit(X, **parameters):
+    return CollisionClusterer(4, random_state=0).set_params(**parameters).fit(X)
+
+
+def test_beats_kmeans_on_digits(digits):
+    X, y = digits
+    kmeans = KMeans(10, n_init=10, random_state=0).fit(X)
+    clusterer = CollisionClusterer(10, random_state=0).fit(X)
+    gain = adjusted_rand_score(y, clusterer.labels_) - adjusted_rand_score(
+        y, kmeans.labels_
+    )
+    assert gain > 0.05
+
+
+@pytest.mark.parametrize("parameters", [{"lam": 0.01}, {"prior": "true shares"}])
+@pytest.mark.filterwarnings("ignore:Only . of n_clusters=10")
+def test_not_worse_than_kmeans_on_a_long_tail(digits, parameters):
+    X, y = digits
+    rows = np.concatenate([np.flatnonzero(y == k)[: 170 // (k + 1)] for k in range(10)])
+    X, y = X[rows], y[rows]
+    if "prior" in parameters:
+        parameters = {"prior": np.bincount(y)}
+    kmeans = KMeans(10, n_init=10, random_state=0).fit(X)
+    clusterer = CollisionClusterer(10, random_state=0, **parameters).fit(X)
+    assert adjusted_rand_score(y, clusterer.labels_) > adjusted_rand_score(
+        y, kmeans.labels_
+    )
+
+
+def test_attributes_and_methods_agree(blobs):
+    X, y = blobs
+    clusterer = fit(X)
+    proba = clusterer.predict_proba(X)
+    assert_array_equal(clusterer.labels_, clusterer.predict(X))
+    assert_array_equal(clusterer.labels_, proba.argmax(axis=1))
+    assert_array_equal(clusterer.probabilities_, proba.max(axis=1))
+    assert_array_equal(clusterer.transform(X), proba)
+    assert_allclose(np.exp(clusterer.predict_log_proba(X)), proba)
+    assert_allclose(proba.sum(axis=1), 1)
+    logits = X @ clusterer.coef_.T + clusterer.intercept_
+    assert_allclose(clusterer.decision_function(X), logits, rtol=1e-9, atol=1e-9)
+    assert clusterer.coef_.shape == (4, 5)
+    assert clusterer.n_iter_ == len(clusterer.loss_curve_) <= clusterer.max_iter
+    assert clusterer.converged_
+    assert adjusted_rand_score(y, clusterer.labels_) > 0.9
+
+
+def test_loss_falls(digits):
+    X, _ = digits
+    curve = CollisionClusterer(10, n_init=1, random_state=0).fit(X).loss_curve_
+    assert curve[-1] < 0.9 * curve[0]
+    assert max(curve[-5:]) < min(curve[:5])
+
+
+def test_score_is_mutual_information(blobs):
+    X, _ = blobs
+    clusterer = fit(X)
+    proba = clusterer.predict_proba(X)
+    usage = proba.mean(axis=0)
+    pointwise = proba * np.log(np.maximum(proba, 1e-300) / usage)
+    assert_allclose(clusterer.score(X), pointwise.sum(axis=1).mean())
+    assert 0 < clusterer.score(X) <= np.log(4) + 1e-12
+
+
+@pytest.mark.parametrize("parameters", [{}, {"n_neighbors": 0, "init": "random"}])
+def test_origin_and_unit_do_not_matter(blobs, parameters):
+    X, _ = blobs
+    clusterer = fit(X, **parameters)
+    assert_array_equal(fit(8.0 * X, **parameters).labels_, clusterer.labels_)
+    moved = fit(X + 100.0, **parameters)
+    assert_allclose(
+        moved.predict_proba(X + 100.0), clusterer.predict_proba(X), atol=1e-6
+    )
+
+
+def test_paper_to_the_letter_without_neighbors(blobs):
+    """Two epochs equal Algorithm 2, written down plainly."""
+    X, _ = blobs
+    model = LinearSoftmax(optimizer="sgd", learning_rate=0.1, alpha=0.01)
+    parameters = {"n_neighbors": 0, "init": "random", "lam": 0.4, "batch_size": 50}
+    with pytest.warns(ConvergenceWarning, match="changed cluster"):
+        clusterer = fit(X, model=model, n_init=1, max_iter=2, tol=0, **parameters)
+
+    random_state = np.random.RandomState(0)
+    rows = X - X.mean(axis=0)
+    scale = np.sqrt((rows**2).sum(axis=1).mean())
+    rows /= scale
+    weights = random_state.normal(0, np.sqrt(2), (4, 5))
+    intercept = np.zeros(4)
+    for epoch in range(2):
+        batches = np.array_split(random_state.permutation(300), 6)
+        for i, batch in enumerate(batches):
+            logits = rows[batch] @ weights.T + intercept
+            proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+            labels = solve_pseudo_labels(
+                proba, lam=0.4, max_iter=model.defaults["em_iter"], tol=0
+            ).pseudo_labels
+            _, gradient = collision_cross_entropy_with_logits(logits, labels)
+            step = 0.05 * (1 + np.cos(np.pi * (epoch + i / 6) / 2))
+            weights -= step * (gradient.T @ rows[batch] / 50 + 0.01 * weights)
+            intercept -= step * gradient.mean(axis=0)
+    assert_allclose(clusterer.coef_, weights / scale, rtol=1e-7)
+    assert_allclose(
+        clusterer.intercept_, intercept - weights @ X.mean(axis=0) / scale, rtol=1e-7
+    )
+
+
+def test_large_lam_gives_the_prior():
+    X = np.random.RandomState(0).rand(400, 2)
+    prior = [0.6, 0.3, 0.1]
+    clusterer = CollisionClusterer(3, prior=prior, lam=100.0, random_state=0).fit(X)
+    share = np.sort(np.bincount(clusterer.labels_, minlength=3))[::-1] / 400
+    assert_allclose(share, prior, atol=0.06)
+    counts = CollisionClusterer(3, prior=[6, 3, 1], lam=100.0, random_state=0).fit(X)
+    assert_array_equal(counts.labels_, clusterer.labels_)
+
+
+def test_start_of_least_loss_is_trained_on(blobs, monkeypatch):
+    X, _ = blobs
+    trained, losses = [], iter([3.0, 1.0, 2.0, 0.0])
+    train = skcce._clusterer.train
+
+    def spy(model, *args, **kwargs):
+        trained.append(model)
+        return train(model, *args, **kwargs)
+
+    monkeypatch.setattr(skcce._clusterer, "train", spy)
+    monkeypatch.setattr(skcce._clusterer, "evaluate", lambda *args: next(losses))
+    clusterer = fit(X, n_init=3)
+    assert len(trained) == 4
+    assert trained[3] is trained[1]
+    assert clusterer.model_ is trained[1]
+    assert clusterer.loss_ == 0.0
+
+
+def test_init_with_labels_or_centroids(digits):
+    X, y = digits
+    ward = AgglomerativeClustering(10).fit_predict(X)
+    clusterer = CollisionClusterer(10, init=ward, random_state=0).fit(X)
+    assert adjusted_rand_score(ward, clusterer.labels_) > 0.7
+    # Cluster k stays cluster k.
+    assert np.mean(ward == clusterer.labels_) > 0.8
+    centroids = np.array([X[y == k].mean(axis=0) for k in range(10)])
+    clusterer = CollisionClusterer(10, init=centroids, random_state=0).fit(X)
+    assert np.mean(y == clusterer.labels_) > 0.85
+
+
+def test_float32_stays_float32(blobs):
+    X, _ = blobs
+    X32 = X.astype(np.float32)
+    clusterer = fit(X32)
+    assert clusterer.coef_.dtype == np.float32
+    assert clusterer.intercept_.dtype == np.float32
+    assert clusterer.probabilities_.dtype == np.float32
+    assert clusterer.predict_proba(X32).dtype == np.float32
+    assert_array_equal(clusterer.labels_, fit(X).labels_)
+
+
+def test_layout_of_the_array_does_not_matter(blobs, tmp_path):
+    X, _ = blobs
+    expected = fit(X).coef_
+    read_only = X.copy()
+    read_only.flags.writeable = False
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    wide = np.repeat(X, 2, axis=1)[:, ::2]
+    for array in (read_only, mapped, wide, np.asfortranarray(X), X.tolist()):
+        assert_allclose(fit(array).coef_, expected, rtol=1e-6)
+
+
+def test_data_frame_in_data_frame_out(blobs):
+    X = pd.DataFrame(blobs[0], columns=list("abcde"))
+    clusterer = fit(X).set_output(transform="pandas")
+    assert_array_equal(clusterer.feature_names_in_, list("abcde"))
+    frame = clusterer.transform(X)
+    assert list(frame.columns) == [f"collisionclusterer{k}" for k in range(4)]
+    with pytest.raises(ValueError, match="feature names"):
+        clusterer.predict(X[list("edcba")])
+
+
+def test_grid_search_over_pipeline_and_model(digits):
+    X, y = digits[0][:400], digits[1][:400]
+    clusterer = CollisionClusterer(10, n_init=1, random_state=0)
+    pipe = make_pipeline(StandardScaler(), PCA(20, random_state=0), clusterer)
+    grid = {
+        "collisionclusterer__lam": [0.1, 10.0],
+        "collisionclusterer__model": [LinearSoftmax()],
+        "collisionclusterer__model__alpha": [0.0, 1e-4],
+    }
+    splitter = StratifiedKFold(3, shuffle=True, random_state=0)
+    results = []
+    for n_jobs in (1, 2):
+        search = GridSearchCV(
+            pipe, grid, scoring=clustering_accuracy, cv=splitter, n_jobs=n_jobs
+        )
+        with warnings.catch_warnings():
+            # A worker of joblib cannot be told how to filter.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            search.fit(X, y)
+        results.append(search.cv_results_["mean_test_score"])
+    assert_array_equal(*results)
+    assert results[0].max() > 0.5
+    assert len(np.unique(results[0])) > 1
+
+
+SAME_BITS = """
+import hashlib, numpy as np
+from skcce import CollisionClusterer
+X = np.random.RandomState(0).randint(0, 9, (2200, 20)).astype(np.float32)
+clusterer = CollisionClusterer(5, max_iter=2, tol=1, random_state=0).fit(X)
+print(hashlib.sha256(clusterer.coef_.tobytes()).hexdigest())
+"""
+
+
+def test_same_bits_for_any_number_of_threads():
+    """Many equal distances, and just enough rows for two threads."""
+    hashes = set()
+    for n_threads in ("1", "2", "4"):
+        variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+        environment = os.environ | dict.fromkeys(variables, n_threads)
+        hashes.add(
+            subprocess.run(
+                [sys.executable, "-c", SAME_BITS],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+    assert len(hashes) == 1
+
+
+def test_same_seed_same_bits_and_no_global_seed(blobs):
+    X, _ = blobs
+    np.random.seed(1)  # noqa: NPY002
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second = fit(X), fit(X)
+    assert_array_equal(first.coef_, second.coef_)
+    assert first.loss_curve_ == second.loss_curve_
+    assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    in_worker = joblib.Parallel(n_jobs=2)(
+        joblib.delayed(clone(first).fit)(X) for _ in range(2)
+    )
+    for worker in in_worker:
+        assert_array_equal(worker.coef_, first.coef_)
+
+
+def test_pickle_and_joblib_round_trip(blobs, tmp_path):
+    X, _ = blobs
+    clusterer = fit(X)
+    joblib.dump(clusterer, tmp_path / "clusterer")
+    for other in (
+        pickle.loads(pickle.dumps(clusterer)),
+        joblib.load(tmp_path / "clusterer", mmap_mode="r"),
+    ):
+        assert_array_equal(other.predict_proba(X), clusterer.predict_proba(X))
+
+
+def test_model_given_is_not_touched(blobs):
+    model = LinearSoftmax()
+    clusterer = fit(blobs[0], model=model)
+    assert clusterer.model is model
+    assert not hasattr(model, "_weights")
+    assert clusterer.model_ is not model
+
+
+class MeanColor(BaseEstimator):
+    """A model of images: a linear one of their mean color."""
+
+    defaults: ClassVar = {
+        "lam": 2.0,
+        "n_neighbors": 0,
+        "init": "random",
+        "n_init": 3,
+        "em_iter": 4,
+    }
+
+    def validate_input(self, X):
+        if np.ndim(X) != 4:
+            raise ValueError(f"Images have 4 dimensions, got {np.ndim(X)}.")
+        return X
+
+    def initialize(self, X, n_clusters, *, labels, random_state):
+        self.linear = LinearSoftmax()
+        self.linear.initialize(
+            X.mean(axis=(1, 2)), n_clusters, labels=labels, random_state=random_state
+        )
+
+    def train_step(self, X, objective, *, progress):
+        return self.linear.train_step(X.mean(axis=(1, 2)), objective, progress=progress)
+
+    def decision_function(self, X):
+        return self.linear.decision_function(X.mean(axis=(1, 2)))
+
+
+def test_any_model_of_any_input():
+    color, y = make_blobs(120, n_features=3, centers=3, random_state=0)
+    images = np.tile(color[:, None, None], (1, 4, 5, 1))
+    clusterer = CollisionClusterer(3, model=MeanColor(), random_state=0, max_iter=50)
+    labels = clusterer.fit_predict(images)
+    assert adjusted_rand_score(y, labels) > 0.8
+    assert_array_equal(clusterer.predict(images), labels)
+    assert not hasattr(clusterer, "coef_")
+    with pytest.raises(ValueError, match="4 dimensions"):
+        clusterer.predict(color)
+
+
+class InterruptedModel(LinearSoftmax):
+    """Raises KeyboardInterrupt at a given step of a given start."""
+
+    starts = 0
+
+    def __init__(self, at_start=1, at_step=15):
+        super().__init__()
+        self.at_start = at_start
+        self.at_step = at_step
+
+    def initialize(self, X, n_clusters, **kwargs):
+        super().initialize(X, n_clusters, **kwargs)
+        type(self).starts += 1
+        self.number = type(self).starts
+
+    def train_step(self, X, objective, *, progress):
+        if self.number == self.at_start and self._n_steps == self.at_step:
+            raise KeyboardInterrupt
+        return super().train_step(X, objective, progress=progress)
+
+
+@pytest.mark.parametrize(("n_init", "at_start"), [(1, 1), (3, 2)])
+def test_interrupt_leaves_a_fitted_estimator(blobs, n_init, at_start):
+    X, y = blobs
+    InterruptedModel.starts = 0
+    with pytest.warns(UserWarning, match="interrupted"):
+        clusterer = fit(X, model=InterruptedModel(at_start), n_init=n_init)
+    assert not clusterer.converged_
+    assert_array_equal(clusterer.predict(X), clusterer.labels_)
+    assert adjusted_rand_score(y, clusterer.labels_) > 0.5
+
+
+def test_too_large_a_step_is_an_error(blobs):
+    model = LinearSoftmax(optimizer="sgd", learning_rate=1e300, alpha=1e10)
+    with pytest.raises(ValueError, match="smaller learning rate"):
+        fit(blobs[0], model=model)
+
+
+def test_warns_of_unused_clusters_and_of_no_convergence(blobs):
+    with pytest.warns(ConvergenceWarning, match="Only 1 of n_clusters=4"):
+        fit(np.ones((50, 3)))
+    with pytest.warns(ConvergenceWarning, match="larger max_iter"):
+        fit(blobs[0], n_neighbors=0, init="random", n_init=1, max_iter=1, tol=0)
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 5, 30])
+def test_as_many_clusters_as_samples(n_samples):
+    X = np.arange(n_samples, dtype=float)[:, None] ** 2
+    clusterer = CollisionClusterer(n_samples, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        clusterer.fit(X)
+    assert np.isfinite(clusterer.predict_proba(X)).all()
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e30])
+def test_extreme_units(blobs, factor):
+    X = blobs[0].astype(np.float32)
+    assert_array_equal(fit(X * np.float32(factor)).labels_, fit(X).labels_)
+
+
+def test_verbose_reports_starts_and_epochs(blobs, capsys):
+    clusterer = fit(blobs[0], verbose=1, n_init=2)
+    output = capsys.readouterr().out
+    assert "start 2 of 2: loss" in output
+    assert output.count("epoch") == clusterer.n_iter_
+    assert "4 of 4 clusters used" in output
+
+
+NAN = np.full((50, 2), np.nan)
+
+
+@pytest.mark.parametrize(
+    ("X", "parameters", "message"),
+    [
+        (NAN, {}, "NaN"),
+        (np.full((50, 2), np.inf), {}, "infinity"),
+        (np.empty((0, 2)), {}, "0 sample"),
+        (np.ones(50), {}, "2D array"),
+        (np.ones((3, 2)), {}, "n_clusters=4 must not be larger than n_samples=3"),
+        (csr_array(np.eye(50)), {}, "Sparse data"),
+        (np.full((50, 2), "a"), {}, "could not convert string"),
+        (None, {"n_clusters": 0}, "n_clusters"),
+        (None, {"lam": 0}, "lam"),
+        (None, {"lam": np.nan}, "lam"),
+        (None, {"lam": "strong"}, "lam"),
+        (None, {"prior": [1, 1, 1]}, "prior must hold one share per cluster"),
+        (None, {"prior": [1, 1, 1, -1]}, "prior must not be negative"),
+        (None, {"prior": [0, 0, 0, 0]}, "prior must have a positive sum"),
+        (None, {"prior": [1, 1, 1, np.nan]}, "prior contains NaN"),
+        (None, {"n_neighbors": 300}, "n_neighbors=300 must be smaller"),
+        (None, {"n_neighbors": -1}, "n_neighbors"),
+        (None, {"init": "k-means++"}, "init"),
+        (None, {"init": np.ones((3, 5))}, "init must hold centroids"),
+        (None, {"init": np.full(300, 4)}, "integers from 0 to 3"),
+        (None, {"init": np.full(300, 0.5)}, "integers from 0 to 3"),
+        (None, {"init": np.full((4, 5), np.nan)}, "init contains NaN"),
+        (None, {"n_init": 0}, "n_init"),
+        (None, {"max_iter": 0}, "max_iter"),
+        (None, {"batch_size": 0}, "batch_size"),
+        (None, {"tol": -1}, "tol"),
+        (None, {"model": KMeans()}, "model"),
+        (None, {"model": LinearSoftmax(alpha=-1)}, "alpha"),
+        (None, {"model": LinearSoftmax(optimizer="lbfgs")}, "optimizer"),
+    ],
+)
+def test_bad_input_is_named(blobs, X, parameters, message):
+    X = blobs[0] if X is None else X
+    with pytest.raises((ValueError, TypeError), match=message):
+        fit(X, **parameters)
+
+
+def test_not_fitted(blobs):
+    with pytest.raises(NotFittedError):
+        CollisionClusterer().predict(blobs[0])
+    assert not hasattr(CollisionClusterer(), "coef_")

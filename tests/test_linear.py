@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import approx_fprime
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import pairwise_distances_argmin
+
+from skcce import LinearSoftmax
+from skcce._scaling import row_scale
+from skcce.losses import collision_cross_entropy_with_logits
+
+
+def started(X, n_clusters=3, labels=None, **parameters):
+    model = LinearSoftmax(**parameters)
+    model.initialize(
+        X, n_clusters, labels=labels, random_state=np.random.RandomState(0)
+    )
+    return model
+
+
+def collision_with(labels):
+    return lambda logits: collision_cross_entropy_with_logits(logits, labels)
+
+
+def test_sgd_step_is_the_gradient_of_the_penalized_mean_loss(rng):
+    X, labels = rng.normal(size=(20, 4)), rng.dirichlet(np.ones(3), size=20)
+    model = started(X, optimizer="sgd", learning_rate=0.3, alpha=0.1)
+    mean, scale = row_scale(X)
+    rows = (X - mean) / scale
+    shapes = (3, 4), (3,)
+
+    def penalized_loss(parameters):
+        weights, intercept = np.split(parameters, [12])
+        logits = rows @ weights.reshape(shapes[0]).T + intercept
+        loss, _ = collision_cross_entropy_with_logits(logits, labels)
+        return loss.mean() + 0.05 * (weights**2).sum()
+
+    before = np.concatenate([w.ravel() for w in model._weights])
+    loss = model.train_step(X, collision_with(labels), progress=0.5)
+    after = np.concatenate([w.ravel() for w in model._weights])
+    penalty = 0.05 * (before[:12] ** 2).sum()
+    assert_allclose(loss, penalized_loss(before) - penalty)
+    # Half way along the cosine, the step size is one half.
+    gradient = approx_fprime(before, penalized_loss, 1e-7)
+    assert_allclose(before - after, 0.15 * gradient, atol=1e-6)
+
+
+def test_adam_against_its_definition(rng):
+    X, labels = rng.normal(size=(30, 4)), rng.dirichlet(np.ones(3), size=30)
+    adam = started(X, learning_rate=0.01)
+    sgd = started(X, learning_rate=1.0, optimizer="sgd")
+    mean = square = 0.0
+    for step in range(1, 6):
+        sgd._weights = [w.copy() for w in adam._weights]
+        before = adam._weights[0].copy()
+        adam.train_step(X, collision_with(labels), progress=0)
+        sgd.train_step(X, collision_with(labels), progress=0)
+        gradient = before - sgd._weights[0]
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        direction = (mean / (1 - 0.9**step)) / (
+            np.sqrt(square / (1 - 0.999**step)) + 1e-8
+        )
+        assert_allclose(adam._weights[0], before - 0.01 * direction, rtol=1e-7)
+
+
+def test_hard_labels_give_logistic_regression(blobs):
+    """Collision equals Shannon cross-entropy there, so sklearn knows the optimum."""
+    X, y = blobs
+    alpha = 0.01
+    model = started(X, 4, optimizer="sgd", learning_rate=2.0, alpha=alpha)
+    one_hot = np.eye(4)[y]
+    for _ in range(4000):
+        model.train_step(X, collision_with(one_hot), progress=0)
+    mean, scale = row_scale(X)
+    rows = (X - mean) / scale
+    reference = LogisticRegression(C=1 / (alpha * len(X)), tol=1e-8, max_iter=10_000)
+    expected = reference.fit(rows, y).predict_proba(rows)
+    proba = softmax(model.decision_function(X), axis=1)
+    assert_allclose(proba, expected, atol=1e-3)
+
+
+def test_labels_are_turned_into_nearest_centroids(blobs):
+    X, y = blobs
+    model = started(X, 4, labels=y)
+    centroids = np.array([X[y == k].mean(axis=0) for k in range(4)])
+    nearest = pairwise_distances_argmin(X, centroids)
+    assert_array_equal(model.decision_function(X).argmax(axis=1), nearest)
+
+
+def test_empty_cluster_starts_at_some_row(blobs):
+    X, y = blobs
+    model = started(X, 6, labels=y)
+    assert np.isfinite(model.coef_).all()
+    assert set(model.decision_function(X).argmax(axis=1)) > {0, 1, 2, 3}
+
+
+def test_random_weights_are_kaimings(rng):
+    X = rng.normal(3, 5, size=(200, 400))
+    model = started(X, 50)
+    # Variance 2 / n_features for features of unit variance.
+    assert_allclose(model.coef_.var() * 25, 2 / 400, rtol=0.05)
+    logits = model.decision_function(X)
+    assert_allclose(logits.mean(axis=0), 0, atol=1e-10)
+    assert_allclose(logits.var(), 2, rtol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_coef_and_intercept_are_the_decision_function(blobs, dtype):
+    X, y = blobs
+    X = X.astype(dtype)
+    model = started(X, 4, labels=y)
+    logits = model.decision_function(X)
+    assert logits.dtype == model.coef_.dtype == model.intercept_.dtype == dtype
+    expected = X.astype(float) @ model.coef_.T + model.intercept_
+    assert_allclose(logits, expected, atol=1e3 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("factor", [1e-35, 1.0, 1e35])
+def test_row_scale(rng, factor):
+    X = (rng.normal(2, 1, size=(5000, 3)) * factor).astype(np.float32)
+    mean, scale = row_scale(X)
+    rows = X.astype(float) - X.mean(axis=0, dtype=float)
+    assert_allclose(mean, X.mean(axis=0, dtype=float), rtol=1e-6)
+    assert_allclose(scale, np.sqrt((rows**2).sum(axis=1).mean()), rtol=1e-5)
+    assert mean.dtype == scale.dtype == np.float32
+
+
+def test_constant_rows_have_scale_one():
+    mean, scale = row_scale(np.full((7, 2), 5.0))
+    assert_array_equal(mean, [5, 5])
+    assert scale == 1

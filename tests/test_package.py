@@ -1,0 +1,93 @@
+import doctest
+import inspect
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from sklearn.base import BaseEstimator
+
+import skcce
+import skcce.losses
+import skcce.metrics
+
+ROOT = Path(__file__).parent.parent
+
+
+def imported_by(statement):
+    code = f"import sys; {statement}; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return set(output.split())
+
+
+def test_import_is_light():
+    loaded = imported_by("import skcce, skcce.metrics, skcce.losses")
+    assert not loaded & {"torch", "torchvision", "matplotlib", "pandas", "tqdm"}
+    # The test can fail.
+    assert "matplotlib" in imported_by("import skcce, matplotlib")
+
+
+PUBLIC = [
+    getattr(module, name)
+    for module in (skcce, skcce.losses, skcce.metrics)
+    for name in module.__all__
+]
+
+
+@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: str(thing)[:40])
+def test_documented_defaults_are_the_defaults(thing):
+    if not callable(thing) or not hasattr(thing, "__name__"):
+        pytest.skip("a scorer has no signature")
+    if isinstance(thing, type) and not issubclass(thing, BaseEstimator):
+        pytest.skip("a named tuple is not called by users")
+    for name, parameter in inspect.signature(thing).parameters.items():
+        line = re.search(rf"^ *{name} : (.+)$", inspect.getdoc(thing), re.MULTILINE)
+        assert line, f"{name} is not documented"
+        default = re.search(r"default=(.+)$", line[1])
+        if parameter.default is parameter.empty:
+            assert default is None
+        else:
+            assert default, f"the default of {name} is not documented"
+            assert eval(default[1]) == parameter.default
+
+
+def test_readme_runs():
+    results = doctest.testfile(
+        str(ROOT / "README.md"),
+        module_relative=False,
+        optionflags=doctest.NORMALIZE_WHITESPACE,
+    )
+    assert results.attempted >= 6
+    assert results.failed == 0
+
+
+def test_wheel_runs_outside_the_checkout(tmp_path):
+    def run(*command, **kwargs):
+        command = [sys.executable, *command]
+        return subprocess.run(command, check=True, capture_output=True, **kwargs)
+
+    run("-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"skcce-{skcce.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    assert "skcce/py.typed" in names
+    assert not [name for name in names if "test" in name or "example" in name]
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import skcce; "
+        "from sklearn.datasets import make_blobs; X, _ = make_blobs(100, centers=3); "
+        "print(len(set(skcce.CollisionClusterer(3).fit_predict(X)))); "
+        "print(skcce.__file__)"
+    )
+    output = run("-c", code, cwd=tmp_path, text=True).stdout.split()
+    assert output[0] == "3"
+    assert output[1].startswith(str(tmp_path))
+
+
+def test_version_is_in_citation_and_changelog():
+    assert f"version: {skcce.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {skcce.__version__}" in (ROOT / "CHANGELOG.md").read_text()

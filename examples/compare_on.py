@@ -74,16 +74,21 @@ def compare(X, y, methods, n_seeds, progress):
 
 
 def print_table(name, X, y, results):
-    """Print the mean and standard deviation over the seeds, in percent."""
+    """Print means and standard deviations over the seeds, and the time of a fit."""
     print(f"\n{name}: {X.shape[0]} x {X.shape[1]}, {len(np.unique(y))} clusters")
-    print(f"{'':20}" + "".join(f"{score + ' %':>14}" for score in SCORES) + f"{'s':>8}")
+    heads = "".join(f"{score + ' %':>14}" for score in SCORES)
+    print(f"{'':20}{heads}{'s':>8}{'/KMeans':>9}")
     for method, runs in results.items():
         mean, std = runs.mean(axis=0), runs.std(axis=0)
         cells = "".join(
             f"{100 * m:8.1f} ± {100 * s:3.1f}"
             for m, s in zip(mean[:-1], std[:-1], strict=True)
         )
-        print(f"{method:20}{cells}{mean[-1]:8.2f}")
+        seconds = mean[-1]
+        ratio = ""
+        if "KMeans" in results:
+            ratio = f"{seconds / results['KMeans'][:, -1].mean():9.2f}"
+        print(f"{method:20}{cells}{seconds:8.2f}{ratio}")
 
 
 def load(path, split):

@@ -44,6 +44,11 @@ def draw_clusters(images, y, clusterer, path):
     matched = match_labels(y, labels)
     clusters = sorted(matched, key=matched.get)
     figure = plt.figure(figsize=(16, 7.2), layout="constrained")
+    figure.supxlabel(
+        "Rows: clusters, named by the class they match. Numbers: probability of the "
+        "cluster, red if the digit is of another class.",
+        fontsize=10,
+    )
     left, middle, right = figure.subfigures(1, 3, width_ratios=[1, 1, 1.15])
     for panel, sign, title in [(left, -1, "most"), (middle, 1, "least")]:
         panel.suptitle(f"The {title} confident digits of each cluster")

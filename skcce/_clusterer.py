@@ -54,7 +54,9 @@ class CollisionClusterer(
     where :math:`\sigma(x)` is the model's prediction. The first term is the negative
     log of the probability that prediction and label collide; the second one asks for
     cluster shares :math:`u`. For each batch the pseudo-labels are solved by EM, and the
-    model takes a gradient step (Algorithm 2 of [1]_).
+    model takes a gradient step (Algorithm 2 of [1]_). With neighbors, the pseudo-labels
+    are those of predictions averaged over each sample's neighborhood, so that the two
+    parts of a step descend on slightly different functions.
 
     Parameters
     ----------
@@ -89,8 +91,8 @@ class CollisionClusterer(
     max_iter : int, default=20
         Maximum number of epochs.
     batch_size : int or "auto", default="auto"
-        Samples per step. "auto" makes 40 steps an epoch, within 32 and 1000 samples,
-        and at least `n_clusters`.
+        Samples per step. "auto" makes about 40 steps an epoch, of 32 to 1000 samples,
+        or of `n_clusters` if that is more.
     tol : float, default=1e-3
         Stop when in 3 epochs in a row at most this share of the samples changed its
         cluster.
@@ -122,7 +124,7 @@ class CollisionClusterer(
         Whether at most ``tol`` of the samples changed cluster in the last epoch.
     n_features_in_ : int
         Number of features seen during fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if `X` has names that are all strings.
 
     See Also
@@ -256,6 +258,7 @@ class CollisionClusterer(
                 X, model, recipe, starts, settings["batch_size"], random_state
             )
             self.loss_ = evaluate(self.model_, X, recipe)
+        self._n_features_out = self.n_clusters
         logits = self.model_.decision_function(X)
         self.labels_ = logits.argmax(axis=1)
         self.probabilities_ = softmax(logits, axis=1).max(axis=1)
@@ -382,10 +385,6 @@ class CollisionClusterer(
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_clusters
-
     def _fitted(self, name: str) -> Any:
         # AttributeError, as scikit-learn's: hasattr tells whether there are any.
         if not hasattr(self, "model_"):
@@ -434,8 +433,8 @@ class CollisionClusterer(
     def _labels_of_init(self, X: NDArray) -> NDArray:
         """Return labels for an `init` that is an array of centroids or of labels."""
         init = check_array(self.init, ensure_2d=False, input_name="init")
-        centroids_shape = (self.n_clusters, X.shape[1])
-        if init.shape == centroids_shape:
+        centroids_shape = (self.n_clusters, *X.shape[1:])
+        if init.ndim == 2 and init.shape == centroids_shape:
             return pairwise_distances_argmin(X, init.astype(X.dtype, copy=False))
         if init.shape != (len(X),):
             raise ValueError(

@@ -25,11 +25,11 @@ class LinearSoftmax(BaseEstimator):
     r"""Linear softmax model, the default ``model`` of CollisionClusterer.
 
     Predicts :math:`\sigma(x) = \mathrm{softmax}(v^\top x + b)` (eq. 3 of [1]_) and
-    minimises, by stochastic gradient steps on the batches that it is given,
+    minimizes, by stochastic gradient steps on the batches that it is given,
 
     .. math:: \frac1B \sum_{i} \ell_i + \frac{\alpha}{2} \|v\|^2 .
 
-    The optimiser works on rows that are centred and divided by one number, the root of
+    The optimizer works on rows that are centered and divided by one number, the root of
     their mean square norm; `learning_rate` and `alpha` refer to these. A fit therefore
     depends neither on the origin nor on the unit of the data; as in k-means, the scales
     of the features relative to one another matter.
@@ -37,7 +37,7 @@ class LinearSoftmax(BaseEstimator):
     Parameters
     ----------
     learning_rate : float, default=0.1
-        First step size of the optimiser; it decays to zero along half a cosine over
+        First step size of the optimizer; it decays to zero along half a cosine over
         the epochs of a fit.
     alpha : float, default=0.0
         L2 penalty on the weights, not on the intercept.
@@ -125,7 +125,7 @@ class LinearSoftmax(BaseEstimator):
         self._n_steps = 0
 
     def train_step(self, X: NDArray, objective: Objective, *, progress: float) -> float:
-        """Take one optimiser step on a batch, and return its mean loss.
+        """Take one optimizer step on a batch, and return its mean loss.
 
         Parameters
         ----------
@@ -201,7 +201,7 @@ class LinearSoftmax(BaseEstimator):
         labels: NDArray,
         random_state: np.random.RandomState,
     ) -> NDArray:
-        """Mean standardised row of every cluster; of an empty one, a random row."""
+        """Mean standardized row of every cluster; of an empty one, a random row."""
         total = np.zeros((n_clusters, X.shape[1]))
         for block in gen_batches(len(X), BLOCK):
             member = labels[block] == np.arange(n_clusters)[:, None]

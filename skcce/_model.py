@@ -15,7 +15,7 @@ class SoftmaxModel(Protocol):
 
     A model is a scikit-learn ``BaseEstimator`` (so that ``model__…`` parameters can be
     set and searched) whose logits are trained batch by batch. It knows its own input,
-    optimiser and regularisation; it knows nothing of clusters, priors, pseudo-labels
+    optimizer and regularization; it knows nothing of clusters, priors, pseudo-labels
     or losses. The estimator clones it once per start, calls `initialize`, then
     `train_step` for every batch, and afterwards only `decision_function`.
 
@@ -44,7 +44,7 @@ class SoftmaxModel(Protocol):
         """Set new weights: random ones, or such that they predict `labels` (n,)."""
 
     def train_step(self, X: NDArray, objective: Objective, *, progress: float) -> float:
-        """Take one optimiser step on a batch, and return its mean loss.
+        """Take one optimizer step on a batch, and return its mean loss.
 
         The model computes the logits of `X`, hands them to `objective`, and
         back-propagates the gradient that it returns (per sample; the step uses its

@@ -33,9 +33,11 @@ __all__ = ["PseudoLabels", "solve_pseudo_labels"]
 # Below this a cluster's share counts as zero: its products with lam * n_samples and
 # its reciprocal still have to be normal float64 numbers.
 _NO_SHARE = 1e-280
+_TINY = 1e-300
 # Entries of the start are lifted to this, because the EM update is multiplicative: an
-# exact zero would stay zero although the optimum may need it.
-_START_FLOOR = 1e-30
+# exact zero would stay zero although the optimum may need it. A share of the prior
+# that is smaller has no part in the loss, where a label may be too small for its dtype.
+_LEAST = 1e-30
 
 
 class PseudoLabels(NamedTuple):
@@ -46,7 +48,7 @@ class PseudoLabels(NamedTuple):
     pseudo_labels : ndarray of shape (n_samples, n_clusters)
         Soft labels; every row lies on the probability simplex.
     loss : float
-        Value of the minimised objective at `pseudo_labels`, in nats.
+        Value of the minimized objective at `pseudo_labels`, in nats.
     n_iter : int
         Number of EM iterations.
     converged : bool
@@ -87,7 +89,7 @@ def solve_pseudo_labels(
 ) -> PseudoLabels:
     r"""Solve for the soft pseudo-labels of given predictions.
 
-    Minimises, over rows :math:`y_i` on the probability simplex, the convex function
+    Minimizes, over rows :math:`y_i` on the probability simplex, the convex function
     (eq. 11 of [1]_)
 
     .. math::
@@ -171,7 +173,13 @@ def check_prior(prior: ArrayLike | None, n_clusters: int) -> NDArray:
     """Return the target shares as a float64 array that sums to 1."""
     if prior is None:
         return np.full(n_clusters, 1 / n_clusters)
-    prior = check_array(prior, dtype=np.float64, ensure_2d=False, input_name="prior")
+    prior = check_array(
+        prior,
+        dtype=np.float64,
+        ensure_2d=False,
+        ensure_min_samples=0,
+        input_name="prior",
+    )
     if prior.shape != (n_clusters,):
         raise ValueError(
             f"prior must hold one share per cluster, shape ({n_clusters},), "
@@ -179,7 +187,7 @@ def check_prior(prior: ArrayLike | None, n_clusters: int) -> NDArray:
         )
     if prior.min() < 0:
         raise ValueError(f"prior must not be negative, got {prior.min()}.")
-    if prior.sum() == 0:
+    if prior.max() == 0:
         raise ValueError("prior must have a positive sum, got only zeros.")
     # Scaled by the maximum first, so that the sum of huge entries does not overflow.
     prior = prior / prior.max()
@@ -188,7 +196,7 @@ def check_prior(prior: ArrayLike | None, n_clusters: int) -> NDArray:
 
 def positive_rows(proba: NDArray) -> NDArray:
     """Copy `proba`, with its zeros lifted to where EM can move them."""
-    return np.maximum(proba, proba.dtype.type(_START_FLOOR))
+    return np.maximum(proba, proba.dtype.type(_LEAST))
 
 
 def expectation_maximization(
@@ -224,7 +232,7 @@ def pseudo_label_loss(
 
 def fairness(prior: NDArray, usage: NDArray) -> float:
     """Evaluate KL(prior || usage); inf if a wanted cluster is not used at all."""
-    wanted = prior > 0
+    wanted = prior > _LEAST
     with np.errstate(divide="ignore"):
         return float(prior[wanted] @ np.log(prior[wanted] / usage[wanted]))
 
@@ -244,7 +252,7 @@ def duality_gap(
     is a lower bound of the loss for every :math:`w`.
     """
     usage = labels.mean(axis=0, dtype=np.float64)
-    wanted = prior > 0
+    wanted = prior > _LEAST
     if usage[wanted].min() < _NO_SHARE:
         return np.inf
     price = np.zeros_like(prior)
@@ -303,7 +311,7 @@ def _em_iteration(proba, weight, labels, label_sum):
 
 @_kernel
 def _solve_m_step(shortfall, pull, force):
-    r"""Replace `force` by the label that minimises eq. (15) for one sample.
+    r"""Replace `force` by the label that minimizes eq. (15) for one sample.
 
     shortfall : (n_clusters,) IN, in [0, 1], zero for the best cluster
     pull : (n_clusters,) IN, force * (1 - shortfall)
@@ -344,6 +352,7 @@ def _solve_m_step(shortfall, pull, force):
                     force[k] /= (1 + total) * shortfall[k]
             force[best] = (1 - at_zero) / (1 + total)
             return
+        root = _TINY  # still on the left, and 0 / (0 + root) is 0
     for _ in range(100):
         value = 0.0
         slope = 0.0

@@ -26,7 +26,7 @@ class Recipe(NamedTuple):
     """How pseudo-labels are made from predictions.
 
     lam, prior : weight and target shares of eq. (11).
-    average : matrix (n_samples, n_samples) that averages over neighbours, or None.
+    average : matrix (n_samples, n_samples) that averages over neighbors, or None.
     em_iter : EM iterations.
     """
 
@@ -69,7 +69,7 @@ def train(
     """Train an initialized `model` in place for at most `max_iter` epochs.
 
     For every batch: predictions, pseudo-labels by EM, a step on mean collision
-    cross-entropy. With neighbours, the pseudo-labels come from the averages of the
+    cross-entropy. With neighbors, the pseudo-labels come from the averages of the
     predictions as they stood when the epoch began.
     """
     proba = softmax(model.decision_function(X), axis=1)
@@ -93,12 +93,14 @@ def train(
             label_sum[:] = 0
             loss = 0.0
             batches = np.array_split(random_state.permutation(n_samples), n_batches)
-            for i, rows in enumerate(batches):
-                progress = (epoch + i / n_batches) / max_iter
-                batch_loss = model.train_step(
-                    X[rows], partial(objective, rows, source), progress=progress
-                )
-                loss += batch_loss * len(rows) / n_samples
+            # A step that is too large overflows; the loss below tells.
+            with np.errstate(over="ignore", invalid="ignore"):
+                for i, rows in enumerate(batches):
+                    progress = (epoch + i / n_batches) / max_iter
+                    batch_loss = model.train_step(
+                        X[rows], partial(objective, rows, source), progress=progress
+                    )
+                    loss += batch_loss * len(rows) / n_samples
             loss += recipe.lam * fairness(recipe.prior, label_sum / n_samples)
             if not np.isfinite(loss):
                 raise ValueError(

@@ -224,7 +224,7 @@ def log_normalize(logits: NDArray) -> tuple[NDArray, NDArray]:
 
 def check_simplex_rows(array: ArrayLike, name: str) -> NDArray:
     """Return a float array of distributions, or raise an error that names it."""
-    array = check_array(array, dtype=[np.float64, np.float32], input_name=name)
+    array = _check_matrix(array, name)
     if array.min() < 0:
         raise ValueError(f"{name} must not be negative, got {array.min()}.")
     row_sum = array.sum(axis=1, dtype=np.float64)
@@ -237,13 +237,32 @@ def check_simplex_rows(array: ArrayLike, name: str) -> NDArray:
     return array
 
 
+def _check_matrix(array: ArrayLike, name: str) -> NDArray:
+    # Of the shape by hand, because scikit-learn's message does not name the array.
+    array = check_array(
+        array,
+        dtype=[np.float64, np.float32],
+        ensure_2d=False,
+        allow_nd=True,
+        ensure_min_samples=0,
+        ensure_min_features=0,
+        input_name=name,
+    )
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(
+            f"{name} must have shape (n_samples, n_clusters), with at least one of "
+            f"each, got shape {array.shape}."
+        )
+    return array
+
+
 def _check_pair(
     first: ArrayLike, pseudo_labels: ArrayLike, name: str
 ) -> tuple[NDArray, NDArray]:
     if name == "proba":
         first = check_simplex_rows(first, name)
     else:
-        first = check_array(first, dtype=[np.float64, np.float32], input_name=name)
+        first = _check_matrix(first, name)
     pseudo_labels = check_simplex_rows(pseudo_labels, "pseudo_labels")
     if first.shape != pseudo_labels.shape:
         raise ValueError(

@@ -53,7 +53,7 @@ def clustering_accuracy_score(
     Notes
     -----
     The matching is made on the samples that are scored: on few samples per class the
-    score is optimistic. Report it beside the adjusted Rand index.
+    score is optimiztic. Report it beside the adjusted Rand index.
 
     Examples
     --------
@@ -125,6 +125,11 @@ def _match(
     sample_weight = check_array(
         sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
     )
+    if sample_weight.shape != labels_true.shape:
+        raise ValueError(
+            f"sample_weight must have shape {labels_true.shape}, one weight a sample, "
+            f"got shape {sample_weight.shape}."
+        )
     if sample_weight.min() < 0 or sample_weight.sum() == 0:
         raise ValueError(
             "sample_weight must not be negative and not all zero, got a minimum of "

@@ -1,0 +1,63 @@
+"""Can the loss tell which start is good? It has to: labels are not there to choose by.
+
+    python examples/choose_start.py            (the digits of scikit-learn)
+    python examples/choose_start.py data.npz
+
+Fits from many single starts, and compares the loss of each, after the few epochs of a
+trial and at the end, with the adjusted Rand index that it arrives at.
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import numpy as np
+from compare_on import load
+from scipy.stats import spearmanr
+from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score
+from tqdm.auto import tqdm
+
+from skcce import CollisionClusterer
+
+TRIAL_EPOCHS = 4
+BEST_OF = 6
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("path", type=Path, nargs="?", help="an .npz file with X and y")
+    parser.add_argument("--split", default="test", choices=["train", "test", "all"])
+    parser.add_argument("--starts", type=int, default=24, help="number of starts")
+    args = parser.parse_args()
+    if args.path is None:
+        X, y = load_digits(return_X_y=True)
+    else:
+        X, y = load(args.path, args.split)
+    warnings.simplefilter("ignore")  # a trial does not converge
+    n_clusters = len(np.unique(y))
+    trial, final, ari = [], [], []
+    for seed in tqdm(range(args.starts), leave=False):
+        # The same seed is the same start, whatever the number of epochs.
+        clusterer = CollisionClusterer(n_clusters, n_init=1, random_state=seed)
+        final.append(clusterer.fit(X).loss_)
+        ari.append(100 * adjusted_rand_score(y, clusterer.labels_))
+        trial.append(clusterer.set_params(max_iter=TRIAL_EPOCHS).fit(X).loss_)
+    ari = np.array(ari)
+    print(f"ARI of a start: mean {ari.mean():.1f}, from {ari.min():.1f} to", end=" ")
+    print(f"{ari.max():.1f} %")
+    groups = np.random.default_rng(0).permuted(
+        np.tile(np.arange(args.starts), (2000, 1)), axis=1
+    )[:, :BEST_OF]
+    for name, loss in [("trial", np.array(trial)), ("final", np.array(final))]:
+        chosen = groups[np.arange(len(groups)), loss[groups].argmin(axis=1)]
+        print(
+            f"{name} loss: rank correlation with ARI {spearmanr(loss, ari)[0]:+.2f}; "
+            f"its best of {BEST_OF} starts has a mean ARI of {ari[chosen].mean():.1f} %"
+        )
+
+
+if __name__ == "__main__":
+    main()

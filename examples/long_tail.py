@@ -1,0 +1,77 @@
+"""Clusters of very different sizes: what lam and prior do.
+
+    python examples/long_tail.py               (the digits of scikit-learn)
+    python examples/long_tail.py data.npz
+
+Thins the classes out, so that the largest is --ratio times the smallest, five times in
+another order, and prints mean scores. The true shares are only known to the last row.
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import numpy as np
+from compare_on import SCORES, load
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from tqdm.auto import tqdm
+
+from skcce import CollisionClusterer
+
+N_SUBSETS = 5
+
+
+def thin_out(X, y, ratio, seed):
+    """Return a subset whose class sizes fall geometrically, and its shares."""
+    rng = np.random.default_rng(seed)
+    classes = rng.permutation(np.unique(y))
+    keep = []
+    for rank, label in enumerate(classes):
+        members = rng.permutation(np.flatnonzero(y == label))
+        part = ratio ** (-rank / (len(classes) - 1))
+        keep.append(members[: max(10, int(part * len(members)))])
+    shares = np.array([len(members) for members in keep])
+    rows = rng.permutation(np.concatenate(keep))
+    return X[rows], y[rows], shares
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("path", type=Path, nargs="?", help="an .npz file with X and y")
+    parser.add_argument("--split", default="test", choices=["train", "test", "all"])
+    parser.add_argument("--ratio", type=float, default=20.0, help="largest to smallest")
+    args = parser.parse_args()
+    if args.path is None:
+        X, y = load_digits(return_X_y=True)
+    else:
+        X, y = load(args.path, args.split)
+    warnings.simplefilter("ignore")  # small clusters stay unused
+    rows = {}
+    for seed in tqdm(range(N_SUBSETS), leave=False):
+        subset, classes, shares = thin_out(X, y, args.ratio, seed)
+        k = len(shares)
+        clusterers = {
+            "KMeans": KMeans(k, n_init=10, random_state=seed),
+            "CollisionClusterer": CollisionClusterer(k, random_state=seed),
+        }
+        for lam in (0.1, 0.01):
+            clusterers[f"  lam={lam}"] = CollisionClusterer(
+                k, lam=lam, random_state=seed
+            )
+        clusterers["  prior=true shares"] = CollisionClusterer(
+            k, prior=shares, random_state=seed
+        )
+        for name, clusterer in clusterers.items():
+            labels = clusterer.fit_predict(subset)
+            scores = [100 * score(classes, labels) for score in SCORES.values()]
+            rows.setdefault(name, []).append(scores)
+    print(f"{'':20}" + "".join(f"{name + ' %':>8}" for name in SCORES))
+    for name, scores in rows.items():
+        print(f"{name:20}" + "".join(f"{s:8.1f}" for s in np.mean(scores, axis=0)))
+
+
+if __name__ == "__main__":
+    main()

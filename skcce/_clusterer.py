@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._neighbors import neighbor_average, principal_rows, smooth
-from skcce._pseudo_labels import check_prior
+from skcce._pseudo_labels import MAX_LAM, check_prior
 from skcce._training import Recipe, Training, evaluate, train
 
 __all__ = ["CollisionClusterer"]
@@ -161,7 +161,7 @@ class CollisionClusterer(
     _parameter_constraints: ClassVar[dict] = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
         "model": [HasMethods(["initialize", "train_step", "decision_function"]), None],
-        "lam": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "lam": [Interval(Real, 0, MAX_LAM, closed="right"), StrOptions({"auto"})],
         "prior": ["array-like", None],
         "n_neighbors": [
             Interval(Integral, 0, None, closed="left"),

@@ -34,6 +34,7 @@ __all__ = ["PseudoLabels", "solve_pseudo_labels"]
 # its reciprocal still have to be normal float64 numbers.
 _NO_SHARE = 1e-280
 _TINY = 1e-300
+MAX_LAM = 1e100  # its products with sums over samples have to be finite
 # Entries of the start are lifted to this, because the EM update is multiplicative: an
 # exact zero would stay zero although the optimum may need it. A share of the prior
 # that is smaller has no part in the loss, where a label may be too small for its dtype.
@@ -68,7 +69,7 @@ class PseudoLabels(NamedTuple):
 @validate_params(
     {
         "proba": ["array-like"],
-        "lam": [Interval(Real, 0, None, closed="neither")],
+        "lam": [Interval(Real, 0, MAX_LAM, closed="right")],
         "prior": ["array-like", None],
         "init": ["array-like", None],
         "max_iter": [Interval(Integral, 1, None, closed="left")],

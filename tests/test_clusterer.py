@@ -450,6 +450,7 @@ NAN = np.full((50, 2), np.nan)
         (None, {"n_clusters": 0}, "n_clusters"),
         (None, {"lam": 0}, "lam"),
         (None, {"lam": np.nan}, "lam"),
+        (None, {"lam": 1e308}, "lam"),
         (None, {"lam": "strong"}, "lam"),
         (None, {"prior": [1, 1, 1]}, "prior must hold one share per cluster"),
         (None, {"prior": [1, 1, 1, -1]}, "prior must not be negative"),

@@ -147,8 +147,8 @@ def solve_pseudo_labels(
     >>> from skcce import solve_pseudo_labels
     >>> result = solve_pseudo_labels([[0.9, 0.1], [0.7, 0.3]], lam=10.0)
     >>> result.pseudo_labels.round(2)
-    array([[0.92, 0.08],
-           [0.1 , 0.9 ]])
+    array([[0.83, 0.17],
+           [0.22, 0.78]])
     """
     proba = check_simplex_rows(proba, "proba")
     if init is None:

@@ -6,15 +6,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from mpmath import fsum, mpf, workdps
+from numpy.testing import assert_allclose
 from scipy.optimize import LinearConstraint, minimize
 from scipy.special import softmax
 
 from skcce import solve_pseudo_labels
 from skcce._pseudo_labels import (
+    _em_iteration,
     _mean_best_response,
     _solve_m_step,
     duality_gap,
     expectation_maximization,
+    positive_rows,
     pseudo_label_loss,
 )
 
@@ -725,3 +728,35 @@ def test_error_names_the_argument(name, value):
 def test_any_positive_lam_gives_distributions(lam):
     result = solve_pseudo_labels(**{**GOOD, "lam": lam}, max_iter=5)
     assert_distributions(result.pseudo_labels)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("prior", [[0.5, 0.3, 0.2], [0, 0.5, 0.5], [1, 0, 0]])
+def test_compiled_kernels_equal_python(rng, dtype, prior):
+    """Reordered sums and fused operations change no more than the last bits."""
+    proba = np.concatenate([rng.dirichlet(np.ones(3), size=30), np.eye(3)])
+    proba = proba.astype(dtype)
+    weight = 2.0 * len(proba) * np.asarray(prior)
+    results = []
+    for kernel in (_em_iteration, _em_iteration.py_func):
+        labels = positive_rows(proba)
+        label_sum = labels.sum(axis=0, dtype=float)
+        with np.errstate(divide="ignore"):
+            change = kernel(proba, weight, labels, label_sum)
+        results.append((labels, label_sum, change))
+    for compiled, python in zip(*results, strict=True):
+        assert_allclose(compiled, python, rtol=1e2 * np.finfo(dtype).eps)
+
+    price = weight / len(proba) / proba.mean(axis=0, dtype=float)
+    with np.errstate(divide="ignore"):
+        python = _mean_best_response.py_func(proba, price)
+    assert_allclose(_mean_best_response(proba, price), python, rtol=1e-13)
+
+    shortfall = np.array([[0, 0.2, 0.5], [0, 0, 0.9], [0, 0.1, 1.0]])
+    force = rng.uniform(size=(3, 3)) * np.asarray(prior)
+    for row, start in zip(shortfall, force, strict=True):
+        compiled, python = start.copy(), start.copy()
+        _solve_m_step(row, (1 - row) * start, compiled)
+        with np.errstate(divide="ignore"):
+            _solve_m_step.py_func(row, (1 - row) * start, python)
+        assert_allclose(compiled, python, rtol=1e-14)

@@ -54,13 +54,12 @@ def test_documented_defaults_are_the_defaults(thing):
             assert eval(default[1]) == parameter.default
 
 
-def test_readme_runs():
-    results = doctest.testfile(
-        str(ROOT / "README.md"),
-        module_relative=False,
-        optionflags=doctest.NORMALIZE_WHITESPACE,
-    )
-    assert results.attempted >= 6
+@pytest.mark.parametrize(
+    ("page", "least"), [("README.md", 6), ("docs/training.rst", 2)]
+)
+def test_examples_in_the_pages_run(page, least):
+    results = doctest.testfile(str(ROOT / page), module_relative=False)
+    assert results.attempted >= least
     assert results.failed == 0
 
 

@@ -93,6 +93,7 @@ def test_empty_cluster_starts_at_some_row(blobs):
     X, y = blobs
     model = started(X, 6, labels=y)
     assert np.isfinite(model.coef_).all()
+    assert np.linalg.norm(model.coef_, axis=1).min() > 0
     assert set(model.decision_function(X).argmax(axis=1)) > {0, 1, 2, 3}
 
 

@@ -32,10 +32,15 @@ def main():
     parser.add_argument("--split", default="test", choices=["train", "test", "all"])
     parser.add_argument("--starts", type=int, default=24, help="number of starts")
     args = parser.parse_args()
+    if args.starts < BEST_OF:
+        parser.error(f"--starts must be at least {BEST_OF}")
     if args.path is None:
         X, y = load_digits(return_X_y=True)
     else:
-        X, y = load(args.path, args.split)
+        loaded = load(args.path, args.split)
+        if loaded is None:
+            parser.error(f"{args.path} has no X and y")
+        X, y = loaded
     warnings.simplefilter("ignore")  # a trial does not converge
     n_clusters = len(np.unique(y))
     trial, final, ari = [], [], []

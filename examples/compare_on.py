@@ -57,7 +57,7 @@ def compare(X, y, methods, n_seeds, progress):
     """Return {method: array of shape (n_runs, 4)}: ACC, NMI, ARI, seconds."""
     n_clusters = len(np.unique(y))
     # The first fit of a process loads the compiled solver; it is not timed.
-    CollisionClusterer(2, n_init=1, max_iter=1, tol=1).fit(X[:40].astype(X.dtype))
+    CollisionClusterer(2, n_init=1, max_iter=1, tol=1).fit(X[:40])
     results = {}
     for method in methods:
         runs = []

@@ -47,7 +47,10 @@ def main():
     if args.path is None:
         X, y = load_digits(return_X_y=True)
     else:
-        X, y = load(args.path, args.split)
+        loaded = load(args.path, args.split)
+        if loaded is None:
+            parser.error(f"{args.path} has no X and y")
+        X, y = loaded
     warnings.simplefilter("ignore")  # small clusters stay unused
     rows = {}
     for seed in tqdm(range(N_SUBSETS), leave=False):

@@ -33,6 +33,8 @@ __all__ = ["CollisionClusterer"]
 # With several starts, each is trained for so many epochs before the best one goes on:
 # by then its loss tells about as much of its clusters as at the end.
 _TRIAL_EPOCHS = 4
+# What a model has to have defaults for.
+_DEFAULTS = frozenset({"lam", "n_neighbors", "init", "n_init", "em_iter"})
 # Each k-means start sees another sample of the rows: cheaper, and the starts differ.
 _KMEANS_ROWS = 4096
 
@@ -63,8 +65,8 @@ class CollisionClusterer(
     n_clusters : int, default=8
         Number of clusters.
     model : SoftmaxModel or None, default=None
-        The model that is trained, with parameters of its own (``model__alpha``, ...).
-        None means ``LinearSoftmax()``.
+        The model that is trained. None means ``LinearSoftmax()``; pass that, or
+        another model, to set or search its own parameters (``model__alpha``, ...).
     lam : float or "auto", default="auto"
         Weight (:math:`\lambda > 0`) of the fairness term in the mean-level loss above;
         it does not depend on the batch size. "auto" is 1.0 for a linear model. Weaker
@@ -72,8 +74,9 @@ class CollisionClusterer(
         100 with batches of 250: its eq. (15), read literally, makes that 100 / 250 =
         0.4 here; its eq. (11), read literally, 100.
     prior : array-like of shape (n_clusters,), default=None
-        Target shares of the clusters (:math:`u`), scaled to sum to 1; which cluster
-        gets which share is for the data to decide. None means equal shares.
+        Target shares of the clusters (:math:`u`), scaled to sum to 1. Cluster k is the
+        one of share ``prior[k]``: of the clusters that k-means finds, the largest gets
+        the largest share. None means equal shares.
     n_neighbors : int or "auto", default="auto"
         The pseudo-labels of a sample come from the predictions averaged over its
         nearest neighbors, and theirs, so many of each. 0 turns this off, and gives the
@@ -137,8 +140,13 @@ class CollisionClusterer(
     Equal shares are an assumption. On clusters of very different sizes the term pulls
     samples of the large ones into the small ones: give `prior`, or a small `lam`.
 
-    ``fit`` needs the memory of a few arrays of n_samples x n_clusters and of one of
-    n_samples x min(n_features, 128); no copy of `X`.
+    Unlike KMeans, ``transform`` returns probabilities, not distances. Sparse data and
+    sample weights are not supported.
+
+    ``fit`` needs the memory of a few arrays of n_samples x n_clusters, of one of
+    n_samples x min(n_features, 128), and of the neighbor graph, about 3 n_neighbors
+    numbers a sample; no copy of `X`. The neighbors are exact: the time for them grows
+    with the square of n_samples.
 
     References
     ----------
@@ -228,7 +236,9 @@ class CollisionClusterer(
         ------
         ValueError
             If a parameter is out of its range or does not fit the data, or `X` is
-            empty, not 2-D, not finite, or sparse.
+            empty, not 2-D, or not finite.
+        TypeError
+            If `X` is sparse.
 
         Warns
         -----
@@ -326,7 +336,7 @@ class CollisionClusterer(
         ndarray of shape (n_samples, n_clusters)
             Logits, one column per cluster (for two clusters, too).
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "model_")
         X = self._validate_input(X, self.model_, reset=False)
         return self.model_.decision_function(X)
 
@@ -400,6 +410,12 @@ class CollisionClusterer(
 
     def _settings(self, X: NDArray, model: SoftmaxModel) -> dict[str, Any]:
         """Resolve "auto", and check the parameters against the data."""
+        missing = _DEFAULTS.difference(getattr(model, "defaults", None) or {})
+        if missing:
+            raise ValueError(
+                f"model={model!r} has no {sorted(missing)} in its attribute defaults, "
+                "a mapping that CollisionClusterer reads."
+            )
         n_samples, n_clusters = len(X), self.n_clusters
         if n_clusters > n_samples:
             raise ValueError(
@@ -424,8 +440,8 @@ class CollisionClusterer(
             settings["n_init"] = 1
         settings["batch_size"] = self.batch_size
         if _is_auto(self.batch_size):
-            steps_of_40 = min(max(n_samples // 40, 32), 1000)
-            settings["batch_size"] = max(steps_of_40, n_clusters)
+            fortieth = min(max(n_samples // 40, 32), 1000)
+            settings["batch_size"] = max(fortieth, n_clusters)
         settings["lam"] = float(settings["lam"])
         settings["prior"] = check_prior(self.prior, n_clusters)
         return settings
@@ -433,13 +449,13 @@ class CollisionClusterer(
     def _labels_of_init(self, X: NDArray) -> NDArray:
         """Return labels for an `init` that is an array of centroids or of labels."""
         init = check_array(self.init, ensure_2d=False, input_name="init")
-        centroids_shape = (self.n_clusters, *X.shape[1:])
-        if init.ndim == 2 and init.shape == centroids_shape:
+        if init.ndim == 2 and init.shape == (self.n_clusters, *np.shape(X)[1:]):
             return pairwise_distances_argmin(X, init.astype(X.dtype, copy=False))
         if init.shape != (len(X),):
             raise ValueError(
-                f"init must hold centroids, shape {centroids_shape}, or labels, shape "
-                f"({len(X)},), got shape {init.shape}."
+                f"init must hold centroids, shape (n_clusters={self.n_clusters}, "
+                f"n_features), or labels, shape (n_samples={len(X)},), got shape "
+                f"{init.shape}."
             )
         labels = init.astype(np.intp)
         if (
@@ -459,6 +475,11 @@ class CollisionClusterer(
         """Return the averaging matrix, or None, and the rows for k-means."""
         if n_neighbors == 0:
             return None, X
+        if np.ndim(X) != 2:
+            raise ValueError(
+                f"n_neighbors={n_neighbors} needs rows of features, X has "
+                f"{np.ndim(X)} dimensions. Use n_neighbors=0."
+            )
         with threadpool_limits(limits=1):
             rows = principal_rows(X, random_state)
         average = neighbor_average(rows, n_neighbors)
@@ -477,7 +498,15 @@ class CollisionClusterer(
             return [init]
         if init == "random":
             return [None] * n_init
-        return [self._kmeans_labels(rows, random_state) for _ in range(n_init)]
+        if np.ndim(X) != 2:
+            raise ValueError(
+                f"init={init!r} needs rows of features, X has {np.ndim(X)} dimensions. "
+                'Use init="random", or labels.'
+            )
+        starts = [self._kmeans_labels(rows, random_state) for _ in range(n_init)]
+        if self.prior is not None:
+            starts = [_match_sizes(labels, settings["prior"]) for labels in starts]
+        return starts
 
     def _kmeans_labels(
         self, rows: NDArray, random_state: np.random.RandomState
@@ -544,14 +573,23 @@ class CollisionClusterer(
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        if n_used < self.n_clusters:
+        n_wanted = np.count_nonzero(check_prior(self.prior, self.n_clusters))
+        if n_used < n_wanted:
             warnings.warn(
-                f"Only {n_used} of n_clusters={self.n_clusters} clusters are used. Try "
+                f"Only {n_used} of {n_wanted} clusters are used. Try "
                 "a larger lam or n_init, or fewer clusters; the data may have fewer "
                 "distinct groups.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
+
+
+def _match_sizes(labels: NDArray, prior: NDArray) -> NDArray:
+    """Rename clusters, so that the largest one has the name of the largest share."""
+    size = np.bincount(labels, minlength=len(prior))
+    name = np.empty(len(prior), dtype=labels.dtype)
+    name[np.argsort(-size, kind="stable")] = np.argsort(-prior, kind="stable")
+    return name[labels]
 
 
 def _is_auto(value: object) -> bool:

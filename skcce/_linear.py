@@ -187,7 +187,8 @@ class LinearSoftmax(BaseEstimator):
 
     @property
     def intercept_(self) -> NDArray:
-        return self._weights[1] - self.coef_ @ self._mean
+        offset = self.coef_.astype(np.float64) @ self._mean
+        return (self._weights[1] - offset).astype(self._mean.dtype)
 
     def _standardize(self, X: NDArray) -> NDArray:
         rows = X - self._mean

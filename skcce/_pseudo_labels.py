@@ -32,9 +32,9 @@ __all__ = ["PseudoLabels", "solve_pseudo_labels"]
 
 # Below this a cluster's share counts as zero: its products with lam * n_samples and
 # its reciprocal still have to be normal float64 numbers.
-_NO_SHARE = 1e-280
+_NO_SHARE = 1e-250
 _TINY = 1e-300
-MAX_LAM = 1e100  # its products with sums over samples have to be finite
+MAX_LAM = 1e30  # lam * n_samples / _NO_SHARE is finite
 # Entries of the start are lifted to this, because the EM update is multiplicative: an
 # exact zero would stay zero although the optimum may need it. A share of the prior
 # that is smaller has no part in the loss, where a label may be too small for its dtype.
@@ -408,7 +408,7 @@ def _mean_best_response(proba, price):
                     ):
                         crossing = at
                         steeper = k
-            if slope > 0 and 1 / slope <= crossing:
+            if steeper == line or 1 / slope <= crossing:
                 z = max(z, 1 / slope)
                 break
             z = max(z, crossing)

@@ -104,8 +104,8 @@ def train(
             loss += recipe.lam * fairness(recipe.prior, label_sum / n_samples)
             if not np.isfinite(loss):
                 raise ValueError(
-                    f"The loss is {loss} in epoch {epoch + 1}: the model's step size "
-                    "is too large for these data, try a smaller learning rate."
+                    f"The loss is {loss} in epoch {epoch + 1}. If the logits of the "
+                    "model are finite at the start, try a smaller learning rate."
                 )
             loss_curve.append(loss)
             changed = np.mean(assigned != proba.argmax(axis=1))

@@ -147,7 +147,7 @@ def collision_cross_entropy_with_logits(
     Returns
     -------
     loss : ndarray of shape (n_samples,)
-        Loss of each sample in nats. Finite for every finite logit.
+        Loss of each sample in nats. Finite where probabilities underflow.
     gradient : ndarray of shape (n_samples, n_clusters)
         Gradient of each sample's loss with respect to its logits; rows sum to 0.
 
@@ -158,6 +158,7 @@ def collision_cross_entropy_with_logits(
         shapes differ.
     """
     logits, pseudo_labels = _check_pair(logits, pseudo_labels, "logits")
+    logits = logits - logits.max(axis=1, keepdims=True)
     return collision_loss_and_gradient(logits, pseudo_labels)
 
 
@@ -192,6 +193,7 @@ def shannon_cross_entropy_with_logits(
         shapes differ.
     """
     logits, pseudo_labels = _check_pair(logits, pseudo_labels, "logits")
+    logits = logits - logits.max(axis=1, keepdims=True)
     log_total, proba = log_normalize(logits)
     loss = log_total - np.einsum("ik,ik->i", pseudo_labels, logits)
     return loss, proba - pseudo_labels

@@ -53,7 +53,7 @@ def clustering_accuracy_score(
     Notes
     -----
     The matching is made on the samples that are scored: on few samples per class the
-    score is optimiztic. Report it beside the adjusted Rand index.
+    score is optimistic. Report it beside the adjusted Rand index.
 
     Examples
     --------

@@ -74,7 +74,7 @@ def test_beats_kmeans_on_digits(digits):
 
 
 @pytest.mark.parametrize("parameters", [{"lam": 0.01}, {"prior": "true shares"}])
-@pytest.mark.filterwarnings("ignore:Only . of n_clusters=10")
+@pytest.mark.filterwarnings("ignore:Only . of 10 clusters")
 def test_not_worse_than_kmeans_on_a_long_tail(digits, parameters):
     X, y = digits
     rows = np.concatenate([np.flatnonzero(y == k)[: 170 // (k + 1)] for k in range(10)])
@@ -189,6 +189,20 @@ def test_large_lam_gives_the_prior():
     assert_allclose(share, prior, atol=0.06)
     counts = CollisionClusterer(3, prior=[6, 3, 1], lam=100.0, random_state=0).fit(X)
     assert_array_equal(counts.labels_, clusterer.labels_)
+
+
+def test_order_of_the_prior_does_not_matter():
+    X, y = make_blobs([300, 60, 40], cluster_std=2.0, random_state=1)
+    for prior in ([300, 60, 40], [40, 300, 60], [60, 40, 300]):
+        clusterer = CollisionClusterer(3, prior=prior, lam=4.0, random_state=0).fit(X)
+        assert adjusted_rand_score(y, clusterer.labels_) > 0.9
+        share = np.bincount(clusterer.labels_)
+        assert_array_equal(np.argsort(share), np.argsort(prior))
+
+
+def test_no_warning_of_a_cluster_that_nobody_wants(blobs):
+    clusterer = CollisionClusterer(5, prior=[1, 1, 1, 1, 0], random_state=0)
+    assert set(clusterer.fit(blobs[0]).labels_) <= {0, 1, 2, 3}
 
 
 def test_start_of_least_loss_is_trained_on(blobs, monkeypatch):
@@ -379,6 +393,13 @@ def test_any_model_of_any_input():
     assert not hasattr(clusterer, "coef_")
     with pytest.raises(ValueError, match="4 dimensions"):
         clusterer.predict(color)
+    for parameters in ({"n_neighbors": 5}, {"init": "k-means"}):
+        with pytest.raises(ValueError, match="needs rows of features, X has 4"):
+            clone(clusterer).set_params(**parameters).fit(images)
+    model = MeanColor()
+    model.defaults = {"lam": 1.0}
+    with pytest.raises(ValueError, match=r"has no \['em_iter', 'init'"):
+        CollisionClusterer(3).set_params(model=model)._settings(images, model)
 
 
 class InterruptedModel(LinearSoftmax):
@@ -420,7 +441,7 @@ def test_too_large_a_step_is_an_error(blobs):
 
 
 def test_warns_of_unused_clusters_and_of_no_convergence(blobs):
-    with pytest.warns(ConvergenceWarning, match="Only 1 of n_clusters=4"):
+    with pytest.warns(ConvergenceWarning, match="Only 1 of 4 clusters"):
         fit(np.ones((50, 3)))
     with pytest.warns(ConvergenceWarning, match="larger max_iter"):
         fit(blobs[0], n_neighbors=0, init="random", n_init=1, max_iter=1, tol=0)
@@ -467,6 +488,7 @@ NAN = np.full((50, 2), np.nan)
         (None, {"lam": 0}, "lam"),
         (None, {"lam": np.nan}, "lam"),
         (None, {"lam": 1e308}, "lam"),
+        (None, {"lam": np.float32(0)}, "lam"),
         (None, {"lam": "strong"}, "lam"),
         (None, {"prior": [1, 1, 1]}, "prior must hold one share per cluster"),
         (None, {"prior": [1, 1, 1, -1]}, "prior must not be negative"),

@@ -2,6 +2,7 @@
 
 from skcce._clusterer import CollisionClusterer
 from skcce._linear import LinearSoftmax
+from skcce._model import SoftmaxModel
 from skcce._pseudo_labels import PseudoLabels, solve_pseudo_labels
 from skcce.losses import collision_cross_entropy
 
@@ -11,6 +12,7 @@ __all__ = [
     "CollisionClusterer",
     "LinearSoftmax",
     "PseudoLabels",
+    "SoftmaxModel",
     "collision_cross_entropy",
     "solve_pseudo_labels",
 ]

@@ -9,12 +9,10 @@ trial and at the end, with the adjusted Rand index that it arrives at.
 
 import argparse
 import warnings
-from pathlib import Path
 
 import numpy as np
-from compare_on import load
+from compare_on import parse_and_load
 from scipy.stats import spearmanr
-from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 from tqdm.auto import tqdm
 
@@ -25,22 +23,11 @@ BEST_OF = 6
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("path", type=Path, nargs="?", help="an .npz file with X and y")
-    parser.add_argument("--split", default="test", choices=["train", "test", "all"])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--starts", type=int, default=24, help="number of starts")
-    args = parser.parse_args()
+    args, X, y = parse_and_load(parser)
     if args.starts < BEST_OF:
         parser.error(f"--starts must be at least {BEST_OF}")
-    if args.path is None:
-        X, y = load_digits(return_X_y=True)
-    else:
-        loaded = load(args.path, args.split)
-        if loaded is None:
-            parser.error(f"{args.path} has no X and y")
-        X, y = loaded
     warnings.simplefilter("ignore")  # a trial does not converge
     n_clusters = len(np.unique(y))
     trial, final, ari = [], [], []

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.cluster import AgglomerativeClustering, KMeans, SpectralClustering
+from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
 from sklearn.preprocessing import normalize
@@ -108,6 +109,20 @@ def load(path, split):
     if X.dtype not in (np.float32, np.float64):
         X = X.astype(np.float32)
     return X, y
+
+
+def parse_and_load(parser):
+    """Add an optional path to `parser`; return its arguments and the data, X and y."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("path", type=Path, nargs="?", help="an .npz file with X and y")
+    parser.add_argument("--split", default="test", choices=["train", "test", "all"])
+    args = parser.parse_args()
+    if args.path is None:
+        return args, *load_digits(return_X_y=True)
+    loaded = load(args.path, args.split)
+    if loaded is None:
+        parser.error(f"{args.path} has no X and y")
+    return args, *loaded
 
 
 def main():

@@ -9,12 +9,10 @@ another order, and prints mean scores. The true shares are only known to the las
 
 import argparse
 import warnings
-from pathlib import Path
 
 import numpy as np
-from compare_on import SCORES, load
+from compare_on import SCORES, parse_and_load
 from sklearn.cluster import KMeans
-from sklearn.datasets import load_digits
 from tqdm.auto import tqdm
 
 from skcce import CollisionClusterer
@@ -37,20 +35,9 @@ def thin_out(X, y, ratio, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("path", type=Path, nargs="?", help="an .npz file with X and y")
-    parser.add_argument("--split", default="test", choices=["train", "test", "all"])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ratio", type=float, default=20.0, help="largest to smallest")
-    args = parser.parse_args()
-    if args.path is None:
-        X, y = load_digits(return_X_y=True)
-    else:
-        loaded = load(args.path, args.split)
-        if loaded is None:
-            parser.error(f"{args.path} has no X and y")
-        X, y = loaded
+    args, X, y = parse_and_load(parser)
     warnings.simplefilter("ignore")  # small clusters stay unused
     rows = {}
     for seed in tqdm(range(N_SUBSETS), leave=False):

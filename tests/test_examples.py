@@ -52,3 +52,21 @@ def test_demo_draws_its_picture(tmp_path, monkeypatch, capsys):
     run(demo, monkeypatch, "--output", tmp_path / "demo.png")
     assert capsys.readouterr().out.count("CollisionClusterer") == 3
     assert (tmp_path / "demo.png").stat().st_size > 50_000
+
+
+@pytest.mark.usefixtures("examples")
+def test_studies_run_on_a_file(tmp_path, digits, monkeypatch, capsys):
+    import choose_start
+    import long_tail
+
+    path = tmp_path / "digits.npz"
+    np.savez(path, X=digits[0][:500], y=digits[1][:500])
+    run(choose_start, monkeypatch, path, "--starts", 6)
+    output = capsys.readouterr().out
+    assert "final loss: rank correlation with ARI" in output
+    run(long_tail, monkeypatch, path, "--ratio", 4)
+    output = capsys.readouterr().out
+    assert "prior=true shares" in output
+    np.savez(path, pixels=digits[0])
+    with pytest.raises(SystemExit):
+        run(long_tail, monkeypatch, path)

@@ -265,9 +265,17 @@ def duality_gap(
 # All kernels take float32 or float64 arrays, and compute each row in float64. Division
 # by zero gives inf instead of an exception. Sums may be reordered, so that they use the
 # vector units: twice as fast; inf and nan keep their IEEE meaning.
-_kernel = njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"}
-)
+def _kernel(function):
+    options = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": {"reassoc", "contract"},
+    }
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:
+        # Neither the package nor the user's home is writable: compile in every process.
+        return njit(**options)(function)
 
 
 @_kernel

@@ -6,10 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from mpmath import fsum, mpf, workdps
+from numba import njit
 from numpy.testing import assert_allclose
 from scipy.optimize import LinearConstraint, minimize
 from scipy.special import softmax
 
+import skcce._pseudo_labels
 from skcce import solve_pseudo_labels
 from skcce._pseudo_labels import (
     _em_iteration,
@@ -760,3 +762,14 @@ def test_compiled_kernels_equal_python(rng, dtype, prior):
         with np.errstate(divide="ignore"):
             _solve_m_step.py_func(row, (1 - row) * start, python)
         assert_allclose(compiled, python, rtol=1e-14)
+
+
+def test_kernels_work_where_no_cache_can_be_written(monkeypatch):
+    def njit_without_cache(*, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(skcce._pseudo_labels, "njit", njit_without_cache)
+    kernel = skcce._pseudo_labels._kernel(lambda x: 1 / x)
+    assert kernel(0.0) == math.inf

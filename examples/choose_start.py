@@ -16,10 +16,10 @@ from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 from tqdm.auto import tqdm
 
-from skcce import CollisionClusterer
+from skcce import CollisionClusterer, LinearSoftmax
 
-TRIAL_EPOCHS = 4
-BEST_OF = 6
+TRIAL_EPOCHS = 4  # as CollisionClusterer tries its starts
+BEST_OF = LinearSoftmax.defaults["n_init"]
 
 
 def main():

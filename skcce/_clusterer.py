@@ -275,7 +275,7 @@ class CollisionClusterer(
         self.loss_curve_ = training.loss_curve
         self.n_iter_ = len(training.loss_curve)
         self.converged_ = training.converged
-        self._warn_if_unfinished(training)
+        self._warn_if_unfinished(training, n_wanted=np.count_nonzero(recipe.prior))
         return self
 
     def predict(self, X: ArrayLike) -> NDArray:
@@ -557,7 +557,7 @@ class CollisionClusterer(
         )
         return best, training
 
-    def _warn_if_unfinished(self, training: Training) -> None:
+    def _warn_if_unfinished(self, training: Training, *, n_wanted: int) -> None:
         n_used = len(np.unique(self.labels_))
         if training.interrupted:
             warnings.warn(
@@ -573,7 +573,6 @@ class CollisionClusterer(
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        n_wanted = np.count_nonzero(check_prior(self.prior, self.n_clusters))
         if n_used < n_wanted:
             warnings.warn(
                 f"Only {n_used} of {n_wanted} clusters are used. Try "

@@ -298,7 +298,8 @@ import hashlib, numpy as np
 from skcce import CollisionClusterer
 X = np.repeat(np.random.RandomState(0).rand(300, 20), 5, axis=0)
 clusterer = CollisionClusterer(5, max_iter=2, tol=1, random_state=0).fit(X)
-print(hashlib.sha256(clusterer.coef_.tobytes()).hexdigest())
+for array in (clusterer.coef_, clusterer.probabilities_, clusterer.predict_proba(X)):
+    print(hashlib.sha256(array.tobytes()).hexdigest())
 """
 
 

@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
     def solve(self, proba: NDArray) -> NDArray:
         """Solve for the pseudo-labels of some rows, starting from their predictions."""
         labels = positive_rows(proba)
-        expectation_maximization(proba, labels, self.lam, self.prior, self.em_iter, 0.0)
+        expectation_maximization(proba, labels, self.lam, self.prior, self.em_iter)
         return labels
 
 
@@ -101,7 +101,7 @@ def train(
                         X[rows], partial(objective, rows, source), progress=progress
                     )
                     loss += batch_loss * len(rows) / n_samples
-            loss += recipe.lam * fairness(recipe.prior, label_sum / n_samples)
+            loss += recipe.lam * fairness(label_sum / n_samples, recipe.prior)
             if not np.isfinite(loss):
                 raise ValueError(
                     f"The loss is {loss} in epoch {epoch + 1}. If the logits of the "

@@ -1,0 +1,194 @@
+"""The paper's EM algorithm (eqs. 13-17)."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from joblib import effective_n_jobs
+from numpy.typing import NDArray
+
+from skcce._pseudo_labels.kernel import kernel
+
+# Below this a cluster's share counts as zero: its products with lam * n_samples and
+# its reciprocal still have to be normal float64 numbers.
+_NO_SHARE = 1e-250
+MAX_LAM = 1e30
+_MAX_WEIGHT = 1e36  # finite in float32, and over _NO_SHARE in float64
+# Entries of the start are lifted to this, because the EM update is multiplicative: an
+# exact zero would stay zero although the optimum may need it. A share of the prior
+# that is smaller has no part in the loss, where a label may be too small for its dtype.
+_LEAST = 1e-30
+# Blocks of samples whose sums of labels are added in order, whichever thread did them.
+_BLOCK = 1024
+_ROWS = 32  # what a block is worked off in; a divisor of it
+_MIN_SIZE = 200_000  # labels, for a thread to be worth its start
+
+
+def expectation_maximization(
+    proba: NDArray,
+    labels: NDArray,
+    lam: float,
+    prior: NDArray,
+    n_iter: int,
+    n_jobs: int | None = None,
+) -> None:
+    """Run EM on `labels` (n_samples, n_clusters) in place, without any checks.
+
+    The result does not depend on `n_jobs`, the number of threads.
+    """
+    n_samples, n_clusters = labels.shape
+    weight = min(lam * n_samples, _MAX_WEIGHT) * prior
+    best = proba.max(axis=1)
+    sums = np.zeros((2, -(-n_samples // _BLOCK), n_clusters))
+    sums[0, 0] = labels.sum(axis=0, dtype=np.float64)
+
+    n_blocks = len(sums[0])
+    n_parts = min(effective_n_jobs(n_jobs), labels.size // _MIN_SIZE + 1, n_blocks)
+    ends = [n_blocks * part // n_parts for part in range(n_parts + 1)]
+
+    def iterate(part: int, old: int) -> None:
+        blocks = slice(ends[part], ends[part + 1])
+        rows = slice(_BLOCK * blocks.start, _BLOCK * blocks.stop)
+        new_sums = sums[1 - old, blocks]
+        _em_iteration(
+            proba[rows], best[rows], weight, labels[rows], sums[old], new_sums
+        )
+
+    # The pool starts a thread at the first task: none for a single part.
+    with ThreadPoolExecutor(n_parts) as pool:
+        for i in range(n_iter):
+            others = [pool.submit(iterate, part, i % 2) for part in range(1, n_parts)]
+            iterate(0, i % 2)
+            for other in others:
+                other.result()
+
+
+@kernel
+def _em_iteration(proba, best, weight, labels, old_sums, new_sums):
+    r"""One E-step and one M-step for every sample.
+
+    proba : (n_samples, n_clusters) IN
+    best : (n_samples,) IN, row maxima of proba
+    weight : (n_clusters,) IN, lam * n_samples * prior, at most 1e36
+    labels : (n_samples, n_clusters) IN/OUT
+    old_sums : (any, n_clusters) IN, its column sums are those of all labels
+    new_sums : (n_blocks, n_clusters) OUT, column sums of labels, block by block
+
+    The label that minimizes eq. (15) is :math:`y_k = a_k x / (c x - \sigma_k)` with
+    :math:`a` the force, :math:`c = 1 + \sum a` and the collision probability :math:`x`
+    (eq. 16). With :math:`x = (1 + \epsilon)\sigma_{max}/c` and the shortfall :math:`r`,
+
+    .. math:: y_k = a_k (1 + \epsilon) / (c (r_k + \epsilon)),
+
+    and because :math:`(1+\epsilon)/(r+\epsilon) = 1 + (1-r)/(r+\epsilon)`, the labels
+    sum to 1 exactly where :math:`G(\epsilon) = \sum_k b_k/(r_k+\epsilon) = 1` with
+    the pull :math:`b_k = a_k (1 - r_k)`: sums of positive terms, no cancellation.
+    """
+    n_samples, n_clusters = proba.shape
+    dtype = proba.dtype.type
+    zero, one = dtype(0), dtype(1)
+    tiny = np.finfo(proba.dtype).tiny
+    no_force = tiny / np.finfo(proba.dtype).eps  # products with it are normal numbers
+    price = np.zeros(n_clusters)
+    for block in range(len(old_sums)):
+        for k in range(n_clusters):
+            price[k] += old_sums[block, k]
+    for k in range(n_clusters):
+        price[k] = weight[k] / price[k] if price[k] > _NO_SHARE else 0.0
+    new_sums[:] = 0
+
+    # A few rows at a time, so that the processor overlaps them; full vectors: clusters
+    # without force fill them up.
+    shape = _ROWS, n_clusters + -n_clusters % 8
+    shortfall = np.ones(shape, proba.dtype)
+    pull = np.zeros_like(shortfall)
+    force = np.zeros_like(shortfall)
+    floor = np.empty(_ROWS, proba.dtype)
+    root = np.empty_like(floor)
+    for first in range(0, n_samples, _ROWS):
+        n_rows = min(_ROWS, n_samples - first)
+        for i in range(n_rows):
+            p_max = best[first + i]
+            inverse = one / p_max
+            total, moment, at_best = zero, zero, zero
+            for k in range(n_clusters):
+                p = proba[first + i, k]
+                a = dtype(price[k] * labels[first + i, k])
+                a = a if a > no_force else zero
+                b = a * (p * inverse)
+                r = (p_max - p) * inverse
+                force[i, k] = a
+                pull[i, k] = b
+                shortfall[i, k] = r
+                total += b
+                moment += b * r
+                at_best += b if r == 0 else zero
+            # Two points on the left of the root: G is at least the best cluster's term,
+            # and by Jensen's inequality total / (moment / total + eps).
+            floor[i] = max(at_best, tiny)
+            root[i] = max(floor[i], total - moment / max(total, tiny))
+        _solve_m_step(shortfall, pull, force, floor, root, n_rows)
+        for i in range(n_rows):
+            x, total = root[i], zero
+            for k in range(shape[1]):
+                y = force[i, k] / (shortfall[i, k] + x)
+                force[i, k] = y
+                total += y
+            root[i] = one / total
+        for i in range(n_rows):
+            inverse = root[i]
+            for k in range(n_clusters):
+                y = force[i, k] * inverse
+                labels[first + i, k] = y
+                new_sums[first // _BLOCK, k] += y
+
+
+@kernel
+def _solve_m_step(shortfall, pull, force, floor, root, n_rows):
+    r"""Find the root of :math:`G(\epsilon) = \sum_k b_k/(r_k+\epsilon) = 1` in each row.
+
+    shortfall : (>= n_rows, n_clusters) IN, in [0, 1], zero for the best cluster
+    pull : (>= n_rows, n_clusters) IN, non-negative
+    force : (>= n_rows, n_clusters) IN/OUT, set where zero shares ask for it
+    floor : (>= n_rows,) IN, on the left of the root, positive
+    root : (>= n_rows,) IN: a start, not less than floor; OUT: the root
+
+    Halley's method: the hyperbola that osculates G crosses 1 at the next point, in one
+    step if a single term dominates. It has third order, so that a step below the cube
+    root of the rounding error is the last one; with respect to what the labels make of
+    it, :math:`1/(r+\epsilon)` relative to :math:`1/(1+\epsilon)`.
+    """
+    zero, one = root.dtype.type(0), root.dtype.type(1)
+    tiny = np.finfo(root.dtype).tiny
+    tol = np.finfo(root.dtype).eps ** (1 / 3)
+    active = np.arange(n_rows)
+    n_active = n_rows
+    for _ in range(100):
+        n_visits, n_active = n_active, 0
+        for visit in range(n_visits):
+            i = active[visit]
+            x = root[i]
+            value, slope, curve = zero, zero, zero
+            for k in range(shortfall.shape[1]):
+                inverse = one / (shortfall[i, k] + x)
+                term = pull[i, k] * inverse
+                decay = x * inverse  # x times it, no power of x can overflow
+                value += term
+                slope += term * decay
+                curve += term * decay * decay
+            excess = value - one
+            if x == tiny and value < one:
+                # Zero shares (supplement, section 9): the best cluster has no share,
+                # the others take what they are due, and it gets the rest.
+                for k in range(shortfall.shape[1]):
+                    if shortfall[i, k] == 0:
+                        force[i, k] = tiny * -excess
+                        break
+                continue
+            # Far on the left the hyperbola may not cross 1: four times Newton's step
+            # on 1/G, which never passes the root.
+            chord = max(slope - excess * curve / slope, slope / (4 * value))
+            root[i] = max(x + x / chord * excess, floor[i])
+            active[n_active] = i
+            n_active += abs(root[i] - x) > tol * x * (1 + x)
+        if n_active == 0:
+            break

@@ -1,0 +1,553 @@
+r"""The exact solver: a primal-dual interior-point method on a working set.
+
+At the optimum every sample holds one cluster, or few: which ones is decided by one
+price per cluster, and by how far the other clusters are from paying. So the method
+alternates between two steps, until the duality gap is small enough:
+
+1. The *working set*: go once through all samples and clusters (`best_responses`), and
+   keep the candidates that a change of the prices by `margin` could bring into play.
+   A sample with one candidate is settled.
+2. Solve the problem of the candidates, by Mehrotra's predictor-corrector method.
+
+Names in the kernels; an entry e is a candidate cluster ``cluster[e]`` of the sample i
+with ``first[i] <= e < first[i + 1]``:
+
+================ ==========================================================
+name             meaning
+================ ==========================================================
+``ratio[e]``     prediction, divided by the largest of the sample
+``label[e]``     pseudo-label y
+``slack[e]``     ``level[i] - price[k] - pull[i] * ratio[e]``, multiplier of y >= 0
+``hit[i]``       collision probability, ``sum of ratio * label``
+``pull[i]``      1 / hit at the optimum
+``level[i]``     multiplier of "the labels sum to 1"
+``usage[k]``     mean label of cluster k
+``price[k]``     what a unit of cluster k earns, minus what it earns in balance
+================ ==========================================================
+
+The optimality conditions are ``label * slack = 0``, ``hit * pull = 1`` and, for the
+clusters, ``usage * (lam + price) = lam * prior`` (reverse divergence) or
+``price = -lam * ln(usage / prior)`` (forward). Newton's method for them reduces to one
+linear system in the prices, as every sample's own unknowns can be eliminated.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skcce._pseudo_labels.dual import best_responses, duality_gap
+from skcce._pseudo_labels.kernel import kernel
+from skcce._pseudo_labels.objective import fairness
+
+# Rows per cluster of the smallest subsample that is solved for starting prices, and how
+# many times larger the next one is.
+_SUBSAMPLE = 50
+_GROWTH = 8
+_BINS = 32  # of the histogram from which the very first prices are guessed
+_MARGIN = 0.5  # of the first working set: few entries, and prices rarely leave it
+
+_MAX_STEPS = 100  # of one interior-point solve; 5 to 50 are usual
+
+
+def interior_point(
+    proba: NDArray,
+    lam: float,
+    prior: NDArray,
+    forward: bool,
+    max_iter: int,
+    tol: float,
+) -> tuple[NDArray, NDArray, float, int]:
+    """Solve for the pseudo-labels to a relative duality gap of `tol`.
+
+    Returns the labels, the prices, the samples' mean best response to these (see
+    `best_responses`), and the number of interior-point steps.
+    """
+    n_samples, n_clusters = proba.shape
+    # The shares of a sample of rows have a relative standard error of sqrt(n_clusters /
+    # rows), and fall, roughly, by 1 / lam + 1 / 2 of themselves where the price rises by
+    # one: so many rows put the prices within a margin, that many more are not needed.
+    elasticity = 1 / lam + 0.5
+    stride = n_samples / (n_clusters * max(_SUBSAMPLE, (12 / elasticity) ** 2))
+    n_iter = 0
+    margin = _MARGIN
+    if stride >= 4:
+        sample = np.ascontiguousarray(proba[:: int(min(stride, _GROWTH))])
+        _, price, _, n_iter = interior_point(
+            sample, lam, prior, forward, max_iter, 1e-3
+        )
+        margin = min(margin, 3.5 * np.sqrt(n_clusters / len(sample)) / elasticity)
+    else:
+        price = _claim_prices(proba, lam, prior, forward)
+
+    wanted = prior > 0
+    last_gap = np.inf
+    candidates = np.zeros(proba.shape, dtype=np.bool_)
+    _, n_candidates = best_responses(proba, price, margin, candidates)
+    while True:
+        while not candidates[:, wanted].any(axis=0).all():
+            margin *= 2
+            _, n_candidates = best_responses(proba, price, margin, candidates)
+        only, first, cluster, ratio, settled, mean_log = _gather(proba, candidates)
+        label, hit, usage, new_price, steps = _solve_working_set(
+            first, cluster, ratio, settled, n_samples, lam, prior, forward, price,
+            margin, tol / 2 * max(1, -mean_log), min(_MAX_STEPS, max_iter - n_iter),
+        )  # fmt: skip
+        n_iter += steps
+        price = new_price
+        n_known = n_candidates
+        response, n_candidates = best_responses(proba, price, margin, candidates)
+        collision = -mean_log - np.log(hit).sum() / n_samples
+        loss = collision + lam * fairness(usage, prior, forward)
+        gap = duality_gap(collision, response, usage, price, lam, prior, forward)
+        if gap <= tol * max(1.0, loss) or n_iter >= max_iter or n_candidates == n_known:
+            break
+        if gap > 0.1 * last_gap:
+            margin *= 2
+        last_gap = gap
+    labels = np.zeros_like(proba)
+    _scatter(only, first, cluster, label, labels)
+    return labels, price, response, n_iter
+
+
+def _claim_prices(proba: NDArray, lam: float, prior: NDArray, forward: bool) -> NDArray:
+    """Guess prices: each cluster's as if it alone could outbid the others.
+
+    A cluster has to bid a sample ``1 - proba / max(proba)`` before it gets any of it.
+    The shares of samples that it gets at each price are its supply curve; where that
+    meets its demand at the same price, we have the price.
+    """
+    supply = _count_bids(proba).cumsum(axis=1) / len(proba)
+    bid = np.arange(_BINS) / _BINS
+    with np.errstate(over="ignore", under="ignore"):
+        falling = np.exp(-bid / lam) if forward else lam / (lam + bid)
+    met = supply >= prior[:, np.newaxis] * falling
+    price = bid[met.argmax(axis=1)]
+    return np.where(prior > 0, price, -np.inf if forward else -lam)
+
+
+@kernel
+def _count_bids(proba):
+    """Return the histogram of 1 - proba / max(proba) for every cluster.
+
+    proba : (n_samples, n_clusters) IN
+    returns : (n_clusters, _BINS)
+    """
+    n_samples, n_clusters = proba.shape
+    counts = np.zeros((n_clusters, _BINS))
+    for i in range(n_samples):
+        scale = (_BINS - 1) / np.float64(proba[i].max())
+        for k in range(n_clusters):
+            counts[k, _BINS - 1 - int(proba[i, k] * scale)] += 1
+    return counts
+
+
+@kernel
+def _gather(proba, candidates):
+    """List the candidates of all samples that have more than one.
+
+    proba : (n_samples, n_clusters) IN
+    candidates : (n_samples, n_clusters) bool IN
+    returns : only (n_samples,), a sample's single candidate, or -1; first
+        (n_open + 1,), cluster and ratio (n_entries,) of the other samples; settled
+        (n_clusters,), the number of samples that have this candidate only; the mean
+        over samples of ln of the largest prediction among the candidates
+    """
+    n_samples, n_clusters = proba.shape
+    n_open = 0
+    n_entries = 0
+    for i in range(n_samples):
+        count = 0
+        for k in range(n_clusters):
+            count += candidates[i, k]
+        if count > 1:
+            n_open += 1
+            n_entries += count
+    only = np.full(n_samples, -1)
+    first = np.zeros(n_open + 1, dtype=np.int64)
+    cluster = np.empty(n_entries, dtype=np.int64)
+    ratio = np.empty(n_entries)
+    settled = np.zeros(n_clusters)
+    log_sum = 0.0
+    row = 0
+    entry = 0
+    for i in range(n_samples):
+        start = entry
+        largest = 0.0
+        last = 0
+        for k in range(n_clusters):
+            if candidates[i, k]:
+                largest = max(largest, np.float64(proba[i, k]))
+                last = k
+                if entry < n_entries:
+                    cluster[entry] = k
+                    ratio[entry] = proba[i, k]
+                entry += 1
+        log_sum += np.log(largest)
+        if entry == start + 1:
+            only[i] = last
+            settled[last] += 1
+            entry = start
+        else:
+            for e in range(start, entry):
+                ratio[e] /= largest
+            row += 1
+            first[row] = entry
+    return only, first, cluster, ratio, settled, log_sum / n_samples
+
+
+@kernel
+def _scatter(only, first, cluster, label, labels):
+    """Write the labels of the candidates where they belong.
+
+    only, first, cluster : IN, see `_gather`; label : (n_entries,) IN
+    labels : (n_samples, n_clusters) OUT, zero at the start
+    """
+    row = 0
+    for i in range(len(only)):
+        if only[i] >= 0:
+            labels[i, only[i]] = 1
+        else:
+            for e in range(first[row], first[row + 1]):
+                labels[i, cluster[e]] = label[e]
+            row += 1
+
+
+@kernel
+def _solve_working_set(
+    first, cluster, ratio, settled, n_samples, lam, prior, forward, price, start, tol,
+    max_iter,
+):  # fmt: skip
+    """Mehrotra's predictor-corrector method for the labels of the candidates.
+
+    first, cluster, ratio, settled : IN, see `_gather`
+    prior, price : (n_clusters,) IN; price is a guess
+    start : slack at the start
+    tol : duality gap to be reached, in nats
+    returns : label (n_entries,), hit (n_open,), usage and price (n_clusters,), and the
+        number of steps
+    """
+    n_open = len(first) - 1
+    n_entries = len(cluster)
+    n_clusters = len(price)
+    price = price.copy()
+    entries = np.empty((6, n_entries))
+    label, slack, weight, change, d_label, d_slack = entries
+    rows = np.empty((8, n_open))
+    hit, pull, level, turn, d_hit, d_pull, d_level, reach = rows
+    pivots = np.empty((n_open, 3))
+    clusters = np.empty((5, n_clusters))
+    usage, stiffness, demand, d_usage, d_price = clusters
+    system = np.empty((n_clusters, n_clusters))
+
+    _start(first, cluster, ratio, price, start, label, pull, level)
+    n_iter = 0
+    step = 1.0
+    while True:
+        gap, mu = _measure(
+            first, cluster, ratio, settled, n_samples, price, pull, level, label,
+            slack, hit, usage,
+        )  # fmt: skip
+        d_usage[:] = 0.0
+        d_price[:] = 0.0
+        gap += _demand(
+            usage, d_usage, price, d_price, lam, prior, forward, n_samples, stiffness,
+            demand,
+        )  # fmt: skip
+        if gap <= tol or n_iter == max_iter or not np.isfinite(gap):
+            break
+
+        # Predictor: the Newton step to where all products vanish.
+        _factorize(
+            first, cluster, ratio, label, slack, hit, pull, stiffness, weight, pivots,
+            system,
+        )  # fmt: skip
+        if not np.isfinite(system.sum()):
+            break
+        factor = np.linalg.cholesky(system)
+        for e in range(n_entries):
+            change[e] = -label[e]
+        for i in range(n_open):
+            turn[i] = 1 / pull[i] - hit[i]
+        _, _, left = _direction(
+            first, cluster, ratio, label, slack, hit, pull, weight, pivots, factor,
+            change, turn, demand, n_samples,
+            d_label, d_slack, d_hit, d_pull, d_level, d_usage, d_price, reach,
+        )  # fmt: skip
+
+        # Corrector: to the central path, at a target that is lower the farther the
+        # predictor could go, but not much lower than the rest of the gap. If the last
+        # step was blocked, center instead.
+        target = mu * min(1.0, left / mu) ** 3
+        target = max(target, 0.02 * gap * n_samples / max(n_entries, 1))
+        trust = 1.0
+        if step < 0.05:
+            target = max(target, 0.7 * mu)
+            trust = 0.0
+        for i in range(n_open):
+            second = trust * reach[i]
+            for e in range(first[i], first[i + 1]):
+                product = second * d_label[e] * d_slack[e]
+                change[e] = (target - product) / slack[e] - label[e]
+            turn[i] -= second * d_hit[i] * d_pull[i] / pull[i]
+        for k in range(n_clusters):
+            d_usage[k] *= trust
+        _demand(
+            usage, d_usage, price, d_price, lam, prior, forward, n_samples, stiffness,
+            demand,
+        )  # fmt: skip
+        label_step, price_step, _ = _direction(
+            first, cluster, ratio, label, slack, hit, pull, weight, pivots, factor,
+            change, turn, demand, n_samples,
+            d_label, d_slack, d_hit, d_pull, d_level, d_usage, d_price, reach,
+        )  # fmt: skip
+        label_step *= 0.99
+        price_step *= 0.99
+        step = min(label_step, price_step)
+        for e in range(n_entries):
+            label[e] += label_step * d_label[e]
+        for i in range(n_open):
+            pull[i] += price_step * d_pull[i]
+            level[i] += price_step * d_level[i]
+        for k in range(n_clusters):
+            # lam + price > 0 in the reverse divergence; the slacks follow the price.
+            least = -np.inf if forward else 0.1 * (lam + price[k]) - lam
+            price[k] = max(price[k] + price_step * d_price[k], least)
+        n_iter += 1
+    return label, hit, usage, price, n_iter
+
+
+@kernel
+def _start(first, cluster, ratio, price, start, label, pull, level):
+    """Set a start with slacks of at least `start`, and about equal products.
+
+    first, cluster, ratio, price : IN
+    label : (n_entries,) OUT; pull, level : (n_open,) OUT
+    """
+    for i in range(len(first) - 1):
+        entries = range(first[i], first[i + 1])
+        hit = 0.0
+        for e in entries:
+            hit += ratio[e] / len(entries)
+        pull[i] = 1 / hit
+        top = -np.inf
+        for e in entries:
+            top = max(top, price[cluster[e]] + pull[i] * ratio[e])
+        level[i] = top + start
+        for e in entries:
+            label[e] = 1 / (level[i] - price[cluster[e]] - pull[i] * ratio[e])
+
+
+@kernel
+def _measure(
+    first, cluster, ratio, settled, n_samples, price, pull, level, label, slack, hit,
+    usage,
+):  # fmt: skip
+    """Compute what follows from labels and prices.
+
+    first, cluster, ratio, settled, price, pull, level : IN
+    label : (n_entries,) IN/OUT, scaled to sum to 1
+    slack : (n_entries,) OUT; hit : (n_open,) OUT; usage : (n_clusters,) OUT
+    returns : the samples' part of the duality gap; the mean of label * slack
+    """
+    for k in range(len(usage)):
+        usage[k] = settled[k] / n_samples
+    products = 0.0
+    gap = 0.0
+    for i in range(len(first) - 1):
+        total = 0.0
+        for e in range(first[i], first[i + 1]):
+            total += label[e]
+        share = 1 / total
+        hit[i] = 0.0
+        for e in range(first[i], first[i + 1]):
+            k = cluster[e]
+            label[e] *= share
+            slack[e] = level[i] - price[k] - pull[i] * ratio[e]
+            hit[i] += ratio[e] * label[e]
+            usage[k] += label[e] / n_samples
+            products += slack[e] * label[e]
+        excess = hit[i] * pull[i] - 1
+        gap += excess - np.log1p(excess)
+    return (gap + products) / n_samples, products / max(len(label), 1)
+
+
+@kernel
+def _demand(
+    usage, d_usage, price, d_price, lam, prior, forward, n_samples, stiffness, demand
+):
+    """Linearize the condition that the prices balance the usage.
+
+    usage, d_usage, price, d_price, prior : (n_clusters,) IN; the changes of the
+        predictor, for their second-order term
+    stiffness, demand : (n_clusters,) OUT; the condition is, for the step,
+        n_samples * d_usage + stiffness * d_price = demand
+    returns : the clusters' part of the duality gap
+    """
+    gap = 0.0
+    asked = 0.0
+    for k in range(len(usage)):
+        if forward and prior[k] > 0:
+            asked += prior[k] * np.exp(-price[k] / lam)
+    for k in range(len(usage)):
+        stiffness[k] = np.inf  # an unwanted cluster has a fixed price
+        demand[k] = 0.0
+        if prior[k] == 0:
+            continue
+        if forward:
+            stiffness[k] = n_samples * usage[k] / lam
+            if usage[k] > 0:
+                excess = price[k] / lam + np.log(usage[k] / prior[k])
+                demand[k] = -n_samples * usage[k] * excess
+                gap += lam * usage[k] * (excess + np.log(asked))
+        else:
+            full = lam + price[k]
+            missing = lam * prior[k] - usage[k] * full
+            stiffness[k] = n_samples * usage[k] / full
+            demand[k] = n_samples * (missing - d_usage[k] * d_price[k]) / full
+            excess = -missing / (lam * prior[k])
+            gap += lam * prior[k] * (excess - np.log1p(excess))
+    return gap
+
+
+@kernel
+def _factorize(
+    first, cluster, ratio, label, slack, hit, pull, stiffness, weight, pivots, system
+):
+    """Eliminate the samples' unknowns: the linear system of the price changes.
+
+    first, cluster, ratio, label, slack, hit, pull, stiffness : IN
+    weight : (n_entries,) OUT, label / slack
+    pivots : (n_open, 3) OUT, of each sample's 2 x 2 block: its weights' mean ratio,
+        sum, and variation
+    system : (n_clusters, n_clusters) OUT, symmetric and positive definite
+
+    A sample adds diag(weight) - weight weight' / sum - v v' / variation with
+    v = weight * (ratio - mean): a graph Laplacian, minus what `hit` takes.
+    """
+    n_clusters = len(stiffness)
+    system[:] = 0.0
+    for i in range(len(first) - 1):
+        total = 0.0
+        moment = 0.0
+        for e in range(first[i], first[i + 1]):
+            weight[e] = label[e] / slack[e]
+            total += weight[e]
+            moment += weight[e] * ratio[e]
+        mean = moment / total
+        variation = hit[i] / pull[i]
+        for e in range(first[i], first[i + 1]):
+            variation += weight[e] * (ratio[e] - mean) ** 2
+        pivots[i, 0] = mean
+        pivots[i, 1] = total
+        pivots[i, 2] = variation
+        for e in range(first[i], first[i + 1]):
+            j = cluster[e]
+            system[j, j] += weight[e]
+            left = weight[e] / total
+            turned = weight[e] * (ratio[e] - mean) / variation
+            for f in range(first[i], e + 1):
+                system[j, cluster[f]] -= weight[f] * (left + turned * (ratio[f] - mean))
+    for k in range(n_clusters):
+        if stiffness[k] == np.inf:
+            system[k, :] = 0.0
+            system[:, k] = 0.0
+            system[k, k] = 1.0
+        else:
+            # The last factor keeps the matrix positive definite in spite of rounding.
+            system[k, k] = (system[k, k] + stiffness[k]) * (1 + 1e-13) + 1e-300
+        for j in range(k):
+            system[j, k] = system[k, j]
+
+
+@kernel
+def _direction(
+    first, cluster, ratio, label, slack, hit, pull, weight, pivots, factor, change,
+    turn, demand, n_samples,
+    d_label, d_slack, d_hit, d_pull, d_level, d_usage, d_price, reach,
+):  # fmt: skip
+    """Solve for a Newton step.
+
+    first, cluster, ratio, label, slack, hit, pull, weight, pivots : IN
+    factor : (n_clusters, n_clusters) IN, Cholesky factor of the system
+    change : (n_entries,) IN, step of the labels if no slack moves
+    turn : (n_open,) IN, step of hit if no pull moves
+    demand : (n_clusters,) IN, see `_demand`
+    d_label, ... d_price : OUT, the step
+    reach : (n_open,) OUT, product of the sample's own longest steps
+    returns : longest step of the labels, and of the slacks and pulls, up to 1 / 0.99;
+        mean of label * slack if every sample went as far as it can
+    """
+    n_open = len(first) - 1
+    n_clusters = len(demand)
+    d_price[:] = demand
+    for i in range(n_open):
+        mean, total, variation = pivots[i, 0], pivots[i, 1], pivots[i, 2]
+        moved = 0.0
+        turned = -turn[i]
+        for e in range(first[i], first[i + 1]):
+            moved += change[e]
+            turned += change[e] * (ratio[e] - mean)
+        d_level[i] = moved
+        d_pull[i] = -turned
+        for e in range(first[i], first[i + 1]):
+            d_price[cluster[e]] -= change[e] - weight[e] * (
+                moved / total + (ratio[e] - mean) * turned / variation
+            )
+    _solve_factorized(factor, d_price)
+
+    longest = 1 / 0.99
+    label_step = longest
+    price_step = longest
+    products = 0.0
+    d_usage[:] = 0.0
+    for i in range(n_open):
+        mean, total, variation = pivots[i, 0], pivots[i, 1], pivots[i, 2]
+        for e in range(first[i], first[i + 1]):
+            paid = weight[e] * d_price[cluster[e]]
+            d_level[i] += paid
+            d_pull[i] -= paid * (ratio[e] - mean)
+        d_level[i] /= total
+        d_pull[i] /= variation
+        d_hit[i] = 0.0
+        own_label_step = longest
+        own_price_step = longest
+        if pull[i] + own_price_step * d_pull[i] < 0:
+            own_price_step = -pull[i] / d_pull[i]
+        for e in range(first[i], first[i + 1]):
+            k = cluster[e]
+            d_slack[e] = d_level[i] - d_price[k] - (ratio[e] - mean) * d_pull[i]
+            d_label[e] = change[e] - weight[e] * d_slack[e]
+            d_hit[i] += ratio[e] * d_label[e]
+            d_usage[k] += d_label[e] / n_samples
+            if label[e] + own_label_step * d_label[e] < 0:
+                own_label_step = -label[e] / d_label[e]
+            if slack[e] + own_price_step * d_slack[e] < 0:
+                own_price_step = -slack[e] / d_slack[e]
+        d_level[i] += mean * d_pull[i]
+        label_step = min(label_step, own_label_step)
+        price_step = min(price_step, own_price_step)
+        own_label_step = min(own_label_step, 1.0)
+        own_price_step = min(own_price_step, 1.0)
+        reach[i] = own_label_step * own_price_step
+        for e in range(first[i], first[i + 1]):
+            products += (label[e] + own_label_step * d_label[e]) * (
+                slack[e] + own_price_step * d_slack[e]
+            )
+    return label_step, price_step, products / max(len(label), 1)
+
+
+@kernel
+def _solve_factorized(factor, x):
+    """Solve factor factor' x = b in place.
+
+    factor : (n, n) IN, lower triangular
+    x : (n,) IN: b; OUT: the solution
+    """
+    n = len(x)
+    for i in range(n):
+        for j in range(i):
+            x[i] -= factor[i, j] * x[j]
+        x[i] /= factor[i, i]
+    for i in range(n - 1, -1, -1):
+        x[i] /= factor[i, i]
+        for j in range(i):
+            x[j] -= factor[i, j] * x[i]

@@ -1,0 +1,71 @@
+"""Projected gradient descent: the generic method that the paper compares EM with."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skcce._pseudo_labels.kernel import kernel
+
+# Shares and collision probabilities count as at least this in the gradient, which would
+# be infinite at zero.
+_LEAST = 1e-30
+
+
+def projected_gradient(
+    proba: NDArray,
+    labels: NDArray,
+    lam: float,
+    prior: NDArray,
+    forward: bool,
+    step_size: float,
+    n_iter: int,
+) -> None:
+    """Run projected gradient descent on `labels` in place.
+
+    A step goes along the negative gradient of n_samples times the loss, so that a
+    sample's step does not depend on the number of samples.
+    """
+    for _ in range(n_iter):
+        usage = np.maximum(labels.mean(axis=0, dtype=np.float64), _LEAST)
+        if forward:
+            wanted = np.maximum(prior, _LEAST)
+            reward = -lam * (np.log(usage / wanted) + 1)
+        else:
+            reward = lam * prior / usage
+        _gradient_step(proba, reward, step_size, labels)
+
+
+@kernel
+def _gradient_step(proba, reward, step_size, labels):
+    """Take a step and project every row onto the simplex.
+
+    proba : (n_samples, n_clusters) IN
+    reward : (n_clusters,) IN, minus the gradient of the fairness term
+    labels : (n_samples, n_clusters) IN/OUT
+
+    The projection is max(x - threshold, 0), where the threshold makes the row sum to 1;
+    it is found in the sorted row (Chen & Ye, "Projection onto a simplex", 2011).
+    """
+    n_samples, n_clusters = proba.shape
+    point = np.empty(n_clusters)
+    for i in range(n_samples):
+        hit = 0.0
+        for k in range(n_clusters):
+            hit += np.float64(proba[i, k]) * labels[i, k]
+        pull = 1 / max(hit, _LEAST)
+        for k in range(n_clusters):
+            point[k] = labels[i, k] + step_size * (proba[i, k] * pull + reward[k])
+        # A shift of the row does not change the result; with the largest entry at zero
+        # the 1 is not lost beside huge entries.
+        highest = point.max()
+        for k in range(n_clusters):
+            point[k] -= highest
+        total = 0.0
+        threshold = 0.0
+        ordered = np.sort(point)
+        for count in range(1, n_clusters + 1):
+            total += ordered[n_clusters - count]
+            threshold = (total - 1) / count
+            if count < n_clusters and threshold >= ordered[n_clusters - count - 1]:
+                break
+        for k in range(n_clusters):
+            labels[i, k] = max(point[k] - threshold, 0.0)

@@ -1,0 +1,269 @@
+"""The public function: one signature for all solvers, and a certificate for each."""
+
+from functools import partial
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+from skcce._pseudo_labels.dual import balancing_price, best_responses, duality_gap
+from skcce._pseudo_labels.em import expectation_maximization
+from skcce._pseudo_labels.interior_point import interior_point
+from skcce._pseudo_labels.objective import (
+    check_prior,
+    collision_and_usage,
+    fairness,
+    positive_rows,
+)
+from skcce._pseudo_labels.projected_gradient import projected_gradient
+from skcce.losses import check_simplex_rows
+
+MAX_LAM = 1e30  # its products with n_samples and 1 / usage are finite
+
+
+class PseudoLabels(NamedTuple):
+    """Result of :func:`solve_pseudo_labels`.
+
+    Attributes
+    ----------
+    pseudo_labels : ndarray of shape (n_samples, n_clusters)
+        Soft labels; every row lies on the probability simplex.
+    loss : float
+        Value of the minimized objective at `pseudo_labels`, in nats.
+    gap : float
+        Duality gap, in nats: `loss` exceeds the optimum by no more than this.
+    n_iter : int
+        Number of iterations of the solver.
+    converged : bool
+        Whether `gap` is at most ``tol * max(1, loss)``.
+    """
+
+    pseudo_labels: NDArray
+    loss: float
+    gap: float
+    n_iter: int
+    converged: bool
+
+
+@validate_params(
+    {
+        "proba": ["array-like"],
+        "lam": [Interval(Real, 0, MAX_LAM, closed="right")],
+        "prior": ["array-like", None],
+        "divergence": [StrOptions({"reverse", "forward"})],
+        "solver": [StrOptions({"interior-point", "em", "pgd"})],
+        "init": ["array-like", None],
+        "step_size": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_jobs": [Integral, None],
+    },
+    prefer_skip_nested_validation=True,
+)
+def solve_pseudo_labels(
+    proba: ArrayLike,
+    *,
+    lam: float,
+    prior: ArrayLike | None = None,
+    divergence: str = "reverse",
+    solver: str = "interior-point",
+    init: ArrayLike | None = None,
+    step_size: float = 1.0,
+    max_iter: int = 1000,
+    tol: float = 1e-6,
+    n_jobs: int | None = None,
+) -> PseudoLabels:
+    r"""Solve for the soft pseudo-labels of given predictions.
+
+    Minimizes, over rows :math:`y_i` on the probability simplex, the convex function
+    (eq. 11 of [1]_)
+
+    .. math::
+
+        \frac{1}{M} \sum_{i=1}^{M} - \ln \sum_k \sigma_{ik} y_{ik}
+        + \lambda \, \mathrm{KL}(u \,\|\, \bar y),
+        \qquad \bar y = \frac{1}{M} \sum_i y_i ,
+
+    or, with ``divergence="forward"``, the one with :math:`\mathrm{KL}(\bar y \,\|\, u)`
+    (eq. 10). Every solver reports a certificate: the duality gap, which bounds how
+    far the loss is above the optimum.
+
+    Parameters
+    ----------
+    proba : array-like of shape (n_samples, n_clusters)
+        Predictions (:math:`\sigma`), non-negative, rows summing to 1. float32 and
+        float64 are kept, other types are converted to float64.
+    lam : float
+        Weight (:math:`\lambda > 0`) of the fairness term in the *mean-level* loss
+        above, so that its meaning does not depend on the number of samples. The
+        paper's eq. (15), read literally, has :math:`\lambda M` in this place: its
+        100 with batches of 250 is ``lam=0.4`` here.
+    prior : array-like of shape (n_clusters,), default=None
+        Target shares of the clusters (:math:`u`), non-negative; they are scaled to
+        sum to 1. None means equal shares. A cluster with a share of zero is free in
+        the reverse divergence, and forbidden in the forward one.
+    divergence : {"reverse", "forward"}, default="reverse"
+        ``"reverse"`` is :math:`\mathrm{KL}(u \| \bar y)`, eq. (11), which makes every
+        wanted cluster used; ``"forward"`` is :math:`\mathrm{KL}(\bar y \| u)`, eq. (10).
+    solver : {"interior-point", "em", "pgd"}, default="interior-point"
+        ``"interior-point"`` solves the dual problem, in one price per cluster, with a
+        primal-dual interior-point method on the labels that can be in play: the
+        fastest by far where an accurate optimum is wanted. The optimum is nearly
+        one-hot for small `lam`.
+
+        ``"em"`` is the paper's expectation-maximisation, for the reverse divergence:
+        every iteration solves each sample's sub-problem exactly (Theorem 1) and never
+        increases the loss. A few iterations give softer labels than the optimum, in
+        the time of a few passes over `proba`.
+
+        ``"pgd"`` is projected gradient descent with the constant `step_size`, the
+        paper's reference.
+    init : array-like of shape (n_samples, n_clusters), default=None
+        Start of ``"em"`` and ``"pgd"``, rows on the simplex. None starts from `proba`.
+        In EM, a zero of an explicit start stays zero unless the cluster is the
+        sample's best one (Property 1). The interior-point method needs no start.
+    step_size : float, default=1.0
+        Step of ``"pgd"`` along the gradient of n_samples times the loss. Too large a
+        step does not converge; what is too large falls with `lam` and the number of
+        clusters.
+    max_iter : int, default=1000
+        Maximum number of iterations.
+    tol : float, default=1e-6
+        Stop when the duality gap is at most ``tol * max(1, loss)``. It means the same
+        for every solver. About 1e-12 can be reached in float64, 1e-6 in float32,
+        less where `lam` is huge.
+    n_jobs : int, default=None
+        Number of threads of ``"em"``; None means 1, -1 all processors. They are used
+        where they pay, from about 200,000 labels. The result does not depend on it.
+
+    Returns
+    -------
+    PseudoLabels
+        Named tuple ``(pseudo_labels, loss, gap, n_iter, converged)``. The labels have
+        the dtype of `proba`.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range, not finite, or of the wrong shape; if
+        ``solver="em"`` is asked for the forward divergence, or
+        ``solver="interior-point"`` for a start; if the forward divergence forbids all
+        clusters that a sample can have.
+
+    References
+    ----------
+    .. [1] Zhang, Boykov. "Collision Cross-entropy for Soft Class Labels and Deep
+       Clustering". arXiv:2303.07321, eqs. (10)-(17), Algorithm 1 and supplement.
+
+    Examples
+    --------
+    >>> from skcce import solve_pseudo_labels
+    >>> result = solve_pseudo_labels([[0.9, 0.1], [0.7, 0.3]], lam=10.0)
+    >>> result.pseudo_labels.round(2)
+    array([[1., 0.],
+           [0., 1.]])
+    >>> result.converged
+    True
+    """
+    proba = check_simplex_rows(proba, "proba")
+    prior = check_prior(prior, proba.shape[1])
+    forward = divergence == "forward"
+    _check_combination(proba, prior, forward, solver, init)
+    lam = float(lam)
+
+    if solver == "interior-point":
+        labels, price, response, n_iter = interior_point(
+            proba, lam, prior, forward, max_iter, tol
+        )
+        loss, gap = certify(proba, labels, lam, prior, forward, price, response)
+        return PseudoLabels(labels, loss, gap, n_iter, _converged(gap, loss, tol))
+
+    labels = _start(proba, init)
+    if solver == "em":
+        run = partial(
+            expectation_maximization, proba, labels, lam, prior, n_jobs=n_jobs
+        )
+    else:
+        run = partial(projected_gradient, proba, labels, lam, prior, forward, step_size)
+    # A look at the gap costs less than an iteration; looks become rarer, so that they
+    # stay a small part of the time, and at most a tenth of the iterations is too many.
+    n_iter = 0
+    while True:
+        more = min(1 + n_iter // 10, max_iter - n_iter)
+        run(n_iter=more)
+        n_iter += more
+        loss, gap = certify(proba, labels, lam, prior, forward)
+        converged = _converged(gap, loss, tol)
+        if converged or n_iter == max_iter:
+            return PseudoLabels(labels, loss, gap, n_iter, converged)
+
+
+def certify(
+    proba: NDArray,
+    labels: NDArray,
+    lam: float,
+    prior: NDArray,
+    forward: bool,
+    price: NDArray | None = None,
+    response: float | None = None,
+) -> tuple[float, float]:
+    """Return loss and duality gap of `labels`.
+
+    price : the dual point; None takes the prices that balance the labels' usage.
+    response : the samples' mean best response to `price`, if it is known.
+    """
+    collision, usage = collision_and_usage(proba, labels)
+    loss = collision + lam * fairness(usage, prior, forward)
+    if price is None:
+        price = balancing_price(usage, lam, prior, forward)
+    if not np.isfinite(loss) or np.isposinf(price).any():
+        return loss, np.inf
+    if response is None:
+        nothing = np.empty((0, proba.shape[1]), dtype=np.bool_)
+        response, _ = best_responses(proba, price, 0.0, nothing)
+    return loss, duality_gap(collision, response, usage, price, lam, prior, forward)
+
+
+def _converged(gap: float, loss: float, tol: float) -> bool:
+    return bool(np.isfinite(gap) and gap <= tol * max(1.0, loss))
+
+
+def _check_combination(
+    proba: NDArray,
+    prior: NDArray,
+    forward: bool,
+    solver: str,
+    init: ArrayLike | None,
+) -> None:
+    if solver == "em" and forward:
+        raise ValueError(
+            'solver="em" minimizes the reverse divergence only; take '
+            'solver="interior-point" for divergence="forward".'
+        )
+    if solver == "interior-point" and init is not None:
+        raise ValueError(
+            'solver="interior-point" takes no start, got init; leave it out, or take '
+            'solver="em".'
+        )
+    if forward:
+        possible = proba[:, prior > 0].max(axis=1) > 0
+        if not possible.all():
+            raise ValueError(
+                f"Sample {possible.argmin()} has zero probability for every cluster of "
+                'positive prior, and divergence="forward" forbids the others.'
+            )
+
+
+def _start(proba: NDArray, init: ArrayLike | None) -> NDArray:
+    """Return the start of an iterative solver, which will work in place."""
+    if init is None:
+        return positive_rows(proba)
+    labels = check_simplex_rows(init, "init").astype(proba.dtype, copy=True)
+    if labels.shape != proba.shape:
+        raise ValueError(
+            f"init has shape {labels.shape}, but proba has {proba.shape}; "
+            "they must be equal."
+        )
+    return labels

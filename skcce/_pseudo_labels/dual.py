@@ -68,8 +68,10 @@ def _price_mismatch(
         # lam * KL(usage || shares that these prices ask for)
         log_asked = np.log(prior) - price / lam
         return float(lam * np.sum(rel_entr(usage, softmax(log_asked))))
+    # No usage above 1 is asked for; a price near -lam has lost its digits.
+    full_price = np.maximum(lam + price, lam * prior)
     with np.errstate(divide="ignore"):
-        excess = (usage * (lam + price) - lam * prior) / (lam * prior)
+        excess = (usage * full_price - lam * prior) / (lam * prior)
         return float(lam * (prior @ (excess - np.log1p(excess))))
 
 
@@ -110,7 +112,7 @@ def best_responses(proba, price, margin, candidates):
         above = 0
         for k in range(n_clusters):
             above += price[k] + proba[i, k] * z > limit
-        if above > 0:
+        if above > 0 or best_value == 0:  # the product may underflow
             z = _walk_envelope(proba[i], price)
             top = -np.inf
             for k in range(n_clusters):

@@ -1,4 +1,18 @@
-"""The paper's EM algorithm (eqs. 13-17)."""
+r"""The paper's EM algorithm (eqs. 13-17).
+
+Names in the kernels, for one sample, with `lam` as the weight of the mean-level loss:
+
+=============== ======================== ==========================================
+name            paper                    meaning
+=============== ======================== ==========================================
+``proba``       :math:`\sigma_i`         prediction, a point of the simplex
+``labels``      :math:`y_i`              pseudo-label, a point of the simplex
+``price[k]``    :math:`\lambda u_k/\bar y_k`  weight of cluster k, one for all samples
+``force[k]``    :math:`\lambda M u_k S_i^k`   ``price[k] * labels[i, k]``, the E-step
+``shortfall[k]``  :math:`1 - \sigma_k/\sigma_{max}`  distance of k from the best cluster
+``pull[k]``     .                        ``force[k] * proba[i, k] / max(proba[i])``
+=============== ======================== ==========================================
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,15 +25,10 @@ from skcce._pseudo_labels.kernel import kernel
 # Below this a cluster's share counts as zero: its products with lam * n_samples and
 # its reciprocal still have to be normal float64 numbers.
 _NO_SHARE = 1e-250
-MAX_LAM = 1e30
 _MAX_WEIGHT = 1e36  # finite in float32, and over _NO_SHARE in float64
-# Entries of the start are lifted to this, because the EM update is multiplicative: an
-# exact zero would stay zero although the optimum may need it. A share of the prior
-# that is smaller has no part in the loss, where a label may be too small for its dtype.
-_LEAST = 1e-30
 # Blocks of samples whose sums of labels are added in order, whichever thread did them.
 _BLOCK = 1024
-_ROWS = 32  # what a block is worked off in; a divisor of it
+_ROWS = 32  # worked on together; a divisor of _BLOCK
 _MIN_SIZE = 200_000  # labels, for a thread to be worth its start
 
 
@@ -87,7 +96,8 @@ def _em_iteration(proba, best, weight, labels, old_sums, new_sums):
     dtype = proba.dtype.type
     zero, one = dtype(0), dtype(1)
     tiny = np.finfo(proba.dtype).tiny
-    no_force = tiny / np.finfo(proba.dtype).eps  # products with it are normal numbers
+    # Less counts as zero: subnormal numbers are slow.
+    no_force = tiny / np.finfo(proba.dtype).eps
     price = np.zeros(n_clusters)
     for block in range(len(old_sums)):
         for k in range(n_clusters):
@@ -96,12 +106,13 @@ def _em_iteration(proba, best, weight, labels, old_sums, new_sums):
         price[k] = weight[k] / price[k] if price[k] > _NO_SHARE else 0.0
     new_sums[:] = 0
 
-    # A few rows at a time, so that the processor overlaps them; full vectors: clusters
-    # without force fill them up.
-    shape = _ROWS, n_clusters + -n_clusters % 8
-    shortfall = np.ones(shape, proba.dtype)
-    pull = np.zeros_like(shortfall)
-    force = np.zeros_like(shortfall)
+    # Some rows at a time, so that the processor overlaps them. Full vectors: clusters
+    # without force fill them up. The outer planes are a margin: the compiled code takes
+    # a slower loop, which adds in another order, if other arrays begin too close by.
+    width = n_clusters + -n_clusters % 8
+    planes = np.zeros((5, _ROWS, width), proba.dtype)
+    shortfall, pull, force = planes[1], planes[2], planes[3]
+    shortfall[:] = one
     floor = np.empty(_ROWS, proba.dtype)
     root = np.empty_like(floor)
     for first in range(0, n_samples, _ROWS):
@@ -129,11 +140,11 @@ def _em_iteration(proba, best, weight, labels, old_sums, new_sums):
         _solve_m_step(shortfall, pull, force, floor, root, n_rows)
         for i in range(n_rows):
             x, total = root[i], zero
-            for k in range(shape[1]):
+            for k in range(width):
                 y = force[i, k] / (shortfall[i, k] + x)
                 force[i, k] = y
                 total += y
-            root[i] = one / total
+            root[i] = one / total  # its room is free now
         for i in range(n_rows):
             inverse = root[i]
             for k in range(n_clusters):
@@ -144,7 +155,7 @@ def _em_iteration(proba, best, weight, labels, old_sums, new_sums):
 
 @kernel
 def _solve_m_step(shortfall, pull, force, floor, root, n_rows):
-    r"""Find the root of :math:`G(\epsilon) = \sum_k b_k/(r_k+\epsilon) = 1` in each row.
+    r"""Find the root of :math:`G(\epsilon) = \sum_k b_k/(r_k+\epsilon) = 1` by rows.
 
     shortfall : (>= n_rows, n_clusters) IN, in [0, 1], zero for the best cluster
     pull : (>= n_rows, n_clusters) IN, non-negative
@@ -184,8 +195,8 @@ def _solve_m_step(shortfall, pull, force, floor, root, n_rows):
                         force[i, k] = tiny * -excess
                         break
                 continue
-            # Far on the left the hyperbola may not cross 1: four times Newton's step
-            # on 1/G, which never passes the root.
+            # Far on the left the hyperbola may not cross 1: at most four times the step
+            # of Newton's method on 1/G.
             chord = max(slope - excess * curve / slope, slope / (4 * value))
             root[i] = max(x + x / chord * excess, floor[i])
             active[n_active] = i

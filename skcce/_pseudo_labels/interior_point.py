@@ -45,6 +45,7 @@ _GROWTH = 8
 _BINS = 32  # of the histogram from which the very first prices are guessed
 _MARGIN = 0.5  # of the first working set: few entries, and prices rarely leave it
 
+_FIXED = 1e200  # stiffness of a price that does not move
 _MAX_STEPS = 100  # of one interior-point solve; 5 to 50 are usual
 
 
@@ -62,9 +63,9 @@ def interior_point(
     `best_responses`), and the number of interior-point steps.
     """
     n_samples, n_clusters = proba.shape
-    # The shares of a sample of rows have a relative standard error of sqrt(n_clusters /
-    # rows), and fall, roughly, by 1 / lam + 1 / 2 of themselves where the price rises by
-    # one: so many rows put the prices within a margin, that many more are not needed.
+    # The shares in a sample of rows have a relative standard error of sqrt(n_clusters /
+    # rows), and fall, roughly, by 1 / lam + 1 / 2 of themselves where the price rises
+    # by one. So many rows are needed for prices that are within a margin.
     elasticity = 1 / lam + 0.5
     stride = n_samples / (n_clusters * max(_SUBSAMPLE, (12 / elasticity) ** 2))
     n_iter = 0
@@ -304,13 +305,17 @@ def _solve_working_set(
         step = min(label_step, price_step)
         for e in range(n_entries):
             label[e] += label_step * d_label[e]
+        for k in range(n_clusters):
+            price[k] += price_step * d_price[k]
+            if not forward:  # as the usage is at most 1
+                price[k] = max(price[k], lam * (prior[k] - 1))
         for i in range(n_open):
             pull[i] += price_step * d_pull[i]
-            level[i] += price_step * d_level[i]
-        for k in range(n_clusters):
-            # lam + price > 0 in the reverse divergence; the slacks follow the price.
-            least = -np.inf if forward else 0.1 * (lam + price[k]) - lam
-            price[k] = max(price[k] + price_step * d_price[k], least)
+            top = -np.inf
+            for e in range(first[i], first[i + 1]):
+                top = max(top, price[cluster[e]] + pull[i] * ratio[e])
+            # Where a price fell less than planned, the slacks stay positive.
+            level[i] = max(level[i] + price_step * d_level[i], top + 0.01 * target)
         n_iter += 1
     return label, hit, usage, price, n_iter
 
@@ -383,29 +388,41 @@ def _demand(
     returns : the clusters' part of the duality gap
     """
     gap = 0.0
-    asked = 0.0
+    log_asked = _log_asked(price, lam, prior) if forward else 0.0
     for k in range(len(usage)):
-        if forward and prior[k] > 0:
-            asked += prior[k] * np.exp(-price[k] / lam)
-    for k in range(len(usage)):
-        stiffness[k] = np.inf  # an unwanted cluster has a fixed price
+        stiffness[k] = _FIXED  # the price of an unwanted cluster
         demand[k] = 0.0
         if prior[k] == 0:
             continue
         if forward:
             stiffness[k] = n_samples * usage[k] / lam
             if usage[k] > 0:
-                excess = price[k] / lam + np.log(usage[k] / prior[k])
+                excess = price[k] / lam + np.log(usage[k]) - np.log(prior[k])
                 demand[k] = -n_samples * usage[k] * excess
-                gap += lam * usage[k] * (excess + np.log(asked))
+                gap += lam * usage[k] * (excess + log_asked)
         else:
-            full = lam + price[k]
+            # A price near -lam has lost its digits.
+            full = max(lam + price[k], lam * prior[k])
             missing = lam * prior[k] - usage[k] * full
             stiffness[k] = n_samples * usage[k] / full
             demand[k] = n_samples * (missing - d_usage[k] * d_price[k]) / full
             excess = -missing / (lam * prior[k])
             gap += lam * prior[k] * (excess - np.log1p(excess))
     return gap
+
+
+@kernel
+def _log_asked(price, lam, prior):
+    """Return ln sum_k prior_k exp(-price_k / lam), for price and prior (n_clusters,)."""
+    lowest = np.inf
+    for k in range(len(price)):
+        if prior[k] > 0:
+            lowest = min(lowest, price[k])
+    total = 0.0
+    for k in range(len(price)):
+        if prior[k] > 0:
+            total += prior[k] * np.exp((lowest - price[k]) / lam)
+    return np.log(total) - lowest / lam
 
 
 @kernel
@@ -421,7 +438,8 @@ def _factorize(
     system : (n_clusters, n_clusters) OUT, symmetric and positive definite
 
     A sample adds diag(weight) - weight weight' / sum - v v' / variation with
-    v = weight * (ratio - mean): a graph Laplacian, minus what `hit` takes.
+    v = weight * (ratio - mean). Its rows sum to zero, so that the diagonal follows from
+    the couplings of two clusters each.
     """
     n_clusters = len(stiffness)
     system[:] = 0.0
@@ -441,19 +459,19 @@ def _factorize(
         pivots[i, 2] = variation
         for e in range(first[i], first[i + 1]):
             j = cluster[e]
-            system[j, j] += weight[e]
-            left = weight[e] / total
-            turned = weight[e] * (ratio[e] - mean) / variation
-            for f in range(first[i], e + 1):
-                system[j, cluster[f]] -= weight[f] * (left + turned * (ratio[f] - mean))
+            for f in range(first[i], e):
+                k = cluster[f]
+                both = 1 / total
+                both += (ratio[e] - mean) * (ratio[f] - mean) / variation
+                if first[i + 1] - first[i] == 2:  # the same, without cancellation
+                    both = hit[i] / pull[i] / (total * variation)
+                coupling = weight[e] * weight[f] * both
+                system[j, j] += coupling
+                system[k, k] += coupling
+                system[j, k] -= coupling
     for k in range(n_clusters):
-        if stiffness[k] == np.inf:
-            system[k, :] = 0.0
-            system[:, k] = 0.0
-            system[k, k] = 1.0
-        else:
-            # The last factor keeps the matrix positive definite in spite of rounding.
-            system[k, k] = (system[k, k] + stiffness[k]) * (1 + 1e-13) + 1e-300
+        # The last term keeps the matrix positive definite in spite of rounding.
+        system[k, k] += stiffness[k] + 1e-15 * system[k, k] + 1e-300
         for j in range(k):
             system[j, k] = system[k, j]
 
@@ -477,7 +495,6 @@ def _direction(
         mean of label * slack if every sample went as far as it can
     """
     n_open = len(first) - 1
-    n_clusters = len(demand)
     d_price[:] = demand
     for i in range(n_open):
         mean, total, variation = pivots[i, 0], pivots[i, 1], pivots[i, 2]

@@ -105,8 +105,9 @@ def solve_pseudo_labels(
         sum to 1. None means equal shares. A cluster with a share of zero is free in
         the reverse divergence, and forbidden in the forward one.
     divergence : {"reverse", "forward"}, default="reverse"
-        ``"reverse"`` is :math:`\mathrm{KL}(u \| \bar y)`, eq. (11), which makes every
-        wanted cluster used; ``"forward"`` is :math:`\mathrm{KL}(\bar y \| u)`, eq. (10).
+        ``"reverse"`` is :math:`\mathrm{KL}(u \| \bar y)`, eq. (11), under which every
+        wanted cluster is used; ``"forward"`` is :math:`\mathrm{KL}(\bar y \| u)`,
+        eq. (10).
     solver : {"interior-point", "em", "pgd"}, default="interior-point"
         ``"interior-point"`` solves the dual problem, in one price per cluster, with a
         primal-dual interior-point method on the labels that can be in play: the

@@ -413,7 +413,7 @@ def _demand(
 
 @kernel
 def _log_asked(price, lam, prior):
-    """Return ln sum_k prior_k exp(-price_k / lam), for price and prior (n_clusters,)."""
+    """Return ln sum_k prior_k exp(-price_k / lam); price, prior : (n_clusters,) IN."""
     lowest = np.inf
     for k in range(len(price)):
         if prior[k] > 0:

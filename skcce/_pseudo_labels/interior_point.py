@@ -71,11 +71,9 @@ def interior_point(
     n_iter = 0
     margin = _MARGIN
     if stride >= 4:
-        sample = np.ascontiguousarray(proba[:: int(min(stride, _GROWTH))])
-        _, price, _, n_iter = interior_point(
-            sample, lam, prior, forward, max_iter, 1e-3
-        )
-        margin = min(margin, 3.5 * np.sqrt(n_clusters / len(sample)) / elasticity)
+        rows = np.ascontiguousarray(proba[:: int(min(stride, _GROWTH))])
+        _, price, _, n_iter = interior_point(rows, lam, prior, forward, max_iter, 1e-3)
+        margin = min(margin, 3.5 * np.sqrt(n_clusters / len(rows)) / elasticity)
     else:
         price = _claim_prices(proba, lam, prior, forward)
 
@@ -87,7 +85,8 @@ def interior_point(
         while not candidates[:, wanted].any(axis=0).all():
             margin *= 2
             _, n_candidates = best_responses(proba, price, margin, candidates)
-        only, first, cluster, ratio, settled, mean_log = _gather(proba, candidates)
+        working_set = _gather(proba, candidates)
+        only, sample, first, cluster, ratio, settled, mean_log = working_set
         label, hit, usage, new_price, steps = _solve_working_set(
             first, cluster, ratio, settled, n_samples, lam, prior, forward, price,
             margin, tol / 2 * max(1, -mean_log), min(_MAX_STEPS, max_iter - n_iter),
@@ -105,7 +104,7 @@ def interior_point(
             margin *= 2
         last_gap = gap
     labels = np.zeros_like(proba)
-    _scatter(only, first, cluster, label, labels)
+    _scatter(only, sample, first, cluster, label, labels)
     return labels, price, response, n_iter
 
 
@@ -147,69 +146,76 @@ def _gather(proba, candidates):
 
     proba : (n_samples, n_clusters) IN
     candidates : (n_samples, n_clusters) bool IN
-    returns : only (n_samples,), a sample's single candidate, or -1; first
-        (n_open + 1,), cluster and ratio (n_entries,) of the other samples; settled
-        (n_clusters,), the number of samples that have this candidate only; the mean
-        over samples of ln of the largest prediction among the candidates
+    returns : only (n_samples,), a sample's single candidate, or -1; sample (n_open,),
+        the other samples, in order of their number of candidates, so that the loops
+        over these are predictable; first (n_open + 1,), cluster and ratio (n_entries,)
+        of their candidates; settled (n_clusters,), the number of samples that have
+        this candidate only; mean over all samples of ln of the largest prediction
+        among the candidates
     """
     n_samples, n_clusters = proba.shape
-    n_open = 0
-    n_entries = 0
-    for i in range(n_samples):
-        count = 0
-        for k in range(n_clusters):
-            count += candidates[i, k]
-        if count > 1:
-            n_open += 1
-            n_entries += count
     only = np.full(n_samples, -1)
-    first = np.zeros(n_open + 1, dtype=np.int64)
-    cluster = np.empty(n_entries, dtype=np.int64)
-    ratio = np.empty(n_entries)
+    count = np.zeros(n_samples, dtype=np.int64)
+    with_count = np.zeros(n_clusters + 1, dtype=np.int64)
     settled = np.zeros(n_clusters)
     log_sum = 0.0
-    row = 0
-    entry = 0
     for i in range(n_samples):
-        start = entry
-        largest = 0.0
         last = 0
         for k in range(n_clusters):
-            if candidates[i, k]:
-                largest = max(largest, np.float64(proba[i, k]))
-                last = k
-                if entry < n_entries:
-                    cluster[entry] = k
-                    ratio[entry] = proba[i, k]
-                entry += 1
-        log_sum += np.log(largest)
-        if entry == start + 1:
+            count[i] += candidates[i, k]
+            last = k if candidates[i, k] else last
+        with_count[count[i]] += 1
+        if count[i] == 1:
             only[i] = last
             settled[last] += 1
-            entry = start
-        else:
-            for e in range(start, entry):
-                ratio[e] /= largest
+            log_sum += np.log(proba[i, last])
+
+    n_open = with_count[2:].sum()
+    first = np.zeros(n_open + 1, dtype=np.int64)
+    row = 0
+    for size in range(2, n_clusters + 1):
+        start = row
+        for _ in range(with_count[size]):
+            first[row + 1] = first[row] + size
             row += 1
-            first[row] = entry
-    return only, first, cluster, ratio, settled, log_sum / n_samples
+        with_count[size] = start  # from here on, the next free row
+
+    sample = np.empty(n_open, dtype=np.int64)
+    cluster = np.empty(first[-1], dtype=np.int64)
+    ratio = np.empty(first[-1])
+    for i in range(n_samples):
+        if count[i] == 1:
+            continue
+        row = with_count[count[i]]
+        with_count[count[i]] += 1
+        sample[row] = i
+        entry = first[row]
+        largest = 0.0
+        for k in range(n_clusters):
+            if candidates[i, k]:
+                cluster[entry] = k
+                ratio[entry] = proba[i, k]
+                largest = max(largest, ratio[entry])
+                entry += 1
+        for e in range(first[row], entry):
+            ratio[e] /= largest
+        log_sum += np.log(largest)
+    return only, sample, first, cluster, ratio, settled, log_sum / n_samples
 
 
 @kernel
-def _scatter(only, first, cluster, label, labels):
+def _scatter(only, sample, first, cluster, label, labels):
     """Write the labels of the candidates where they belong.
 
-    only, first, cluster : IN, see `_gather`; label : (n_entries,) IN
+    only, sample, first, cluster : IN, see `_gather`; label : (n_entries,) IN
     labels : (n_samples, n_clusters) OUT, zero at the start
     """
-    row = 0
     for i in range(len(only)):
         if only[i] >= 0:
             labels[i, only[i]] = 1
-        else:
-            for e in range(first[row], first[row + 1]):
-                labels[i, cluster[e]] = label[e]
-            row += 1
+    for row in range(len(sample)):
+        for e in range(first[row], first[row + 1]):
+            labels[sample[row], cluster[e]] = label[e]
 
 
 @kernel
@@ -242,6 +248,8 @@ def _solve_working_set(
     _start(first, cluster, ratio, price, start, label, pull, level)
     n_iter = 0
     step = 1.0
+    lowest_gap = np.inf
+    n_in_vain = 0
     while True:
         gap, mu = _measure(
             first, cluster, ratio, settled, n_samples, price, pull, level, label,
@@ -255,6 +263,13 @@ def _solve_working_set(
         )  # fmt: skip
         if gap <= tol or n_iter == max_iter or not np.isfinite(gap):
             break
+
+        n_in_vain += 1
+        if gap < 0.9 * lowest_gap:
+            lowest_gap = gap
+            n_in_vain = 0
+        # Full steps may run in a circle, among prices that hit their bound.
+        longest = 0.99 if n_in_vain < 8 else 0.3
 
         # Predictor: the Newton step to where all products vanish.
         _factorize(
@@ -300,15 +315,16 @@ def _solve_working_set(
             change, turn, demand, n_samples,
             d_label, d_slack, d_hit, d_pull, d_level, d_usage, d_price, reach,
         )  # fmt: skip
-        label_step *= 0.99
-        price_step *= 0.99
+        label_step *= longest
+        price_step *= longest
         step = min(label_step, price_step)
         for e in range(n_entries):
             label[e] += label_step * d_label[e]
         for k in range(n_clusters):
-            price[k] += price_step * d_price[k]
-            if not forward:  # as the usage is at most 1
-                price[k] = max(price[k], lam * (prior[k] - 1))
+            least = -np.inf
+            if not forward:  # The price is positive, and the usage at most 1.
+                least = max(0.1 * (lam + price[k]), lam * prior[k]) - lam
+            price[k] = max(price[k] + price_step * d_price[k], least)
         for i in range(n_open):
             pull[i] += price_step * d_pull[i]
             top = -np.inf
@@ -353,8 +369,7 @@ def _measure(
     slack : (n_entries,) OUT; hit : (n_open,) OUT; usage : (n_clusters,) OUT
     returns : the samples' part of the duality gap; the mean of label * slack
     """
-    for k in range(len(usage)):
-        usage[k] = settled[k] / n_samples
+    usage[:] = settled
     products = 0.0
     gap = 0.0
     for i in range(len(first) - 1):
@@ -368,10 +383,12 @@ def _measure(
             label[e] *= share
             slack[e] = level[i] - price[k] - pull[i] * ratio[e]
             hit[i] += ratio[e] * label[e]
-            usage[k] += label[e] / n_samples
+            usage[k] += label[e]
             products += slack[e] * label[e]
         excess = hit[i] * pull[i] - 1
         gap += excess - np.log1p(excess)
+    for k in range(len(usage)):
+        usage[k] /= n_samples
     return (gap + products) / n_samples, products / max(len(label), 1)
 
 
@@ -457,15 +474,17 @@ def _factorize(
         pivots[i, 0] = mean
         pivots[i, 1] = total
         pivots[i, 2] = variation
+        by_sum = 1 / total
+        by_variation = 1 / variation
+        if first[i + 1] - first[i] == 2:  # the same, without cancellation
+            by_sum *= hit[i] / pull[i] * by_variation
+            by_variation = 0.0
         for e in range(first[i], first[i + 1]):
             j = cluster[e]
             for f in range(first[i], e):
                 k = cluster[f]
-                both = 1 / total
-                both += (ratio[e] - mean) * (ratio[f] - mean) / variation
-                if first[i + 1] - first[i] == 2:  # the same, without cancellation
-                    both = hit[i] / pull[i] / (total * variation)
-                coupling = weight[e] * weight[f] * both
+                product = (ratio[e] - mean) * (ratio[f] - mean)
+                coupling = weight[e] * weight[f] * (by_sum + by_variation * product)
                 system[j, j] += coupling
                 system[k, k] += coupling
                 system[j, k] -= coupling
@@ -505,50 +524,54 @@ def _direction(
             turned += change[e] * (ratio[e] - mean)
         d_level[i] = moved
         d_pull[i] = -turned
+        moved /= total
+        turned /= variation
         for e in range(first[i], first[i + 1]):
-            d_price[cluster[e]] -= change[e] - weight[e] * (
-                moved / total + (ratio[e] - mean) * turned / variation
-            )
+            spread = moved + (ratio[e] - mean) * turned
+            d_price[cluster[e]] += weight[e] * spread - change[e]
     _solve_factorized(factor, d_price)
 
-    longest = 1 / 0.99
-    label_step = longest
-    price_step = longest
+    label_rate = 0.99  # fastest relative fall: the longest step is its reciprocal
+    price_rate = 0.99
     products = 0.0
     d_usage[:] = 0.0
     for i in range(n_open):
         mean, total, variation = pivots[i, 0], pivots[i, 1], pivots[i, 2]
+        moved = d_level[i]
+        turned = d_pull[i]
         for e in range(first[i], first[i + 1]):
             paid = weight[e] * d_price[cluster[e]]
-            d_level[i] += paid
-            d_pull[i] -= paid * (ratio[e] - mean)
-        d_level[i] /= total
-        d_pull[i] /= variation
-        d_hit[i] = 0.0
-        own_label_step = longest
-        own_price_step = longest
-        if pull[i] + own_price_step * d_pull[i] < 0:
-            own_price_step = -pull[i] / d_pull[i]
+            moved += paid
+            turned -= paid * (ratio[e] - mean)
+        moved /= total
+        turned /= variation
+        shift = 0.0
+        own_label_rate = 1.0
+        own_price_rate = max(1.0, -turned / pull[i])
         for e in range(first[i], first[i + 1]):
             k = cluster[e]
-            d_slack[e] = d_level[i] - d_price[k] - (ratio[e] - mean) * d_pull[i]
+            d_slack[e] = moved - d_price[k] - (ratio[e] - mean) * turned
             d_label[e] = change[e] - weight[e] * d_slack[e]
-            d_hit[i] += ratio[e] * d_label[e]
-            d_usage[k] += d_label[e] / n_samples
-            if label[e] + own_label_step * d_label[e] < 0:
-                own_label_step = -label[e] / d_label[e]
-            if slack[e] + own_price_step * d_slack[e] < 0:
-                own_price_step = -slack[e] / d_slack[e]
-        d_level[i] += mean * d_pull[i]
-        label_step = min(label_step, own_label_step)
-        price_step = min(price_step, own_price_step)
-        own_label_step = min(own_label_step, 1.0)
-        own_price_step = min(own_price_step, 1.0)
-        reach[i] = own_label_step * own_price_step
+            shift += ratio[e] * d_label[e]
+            d_usage[k] += d_label[e]
+            own_label_rate = max(own_label_rate, -d_label[e] / label[e])
+            own_price_rate = max(own_price_rate, -d_slack[e] / slack[e])
+        d_hit[i] = shift
+        d_pull[i] = turned
+        d_level[i] = moved + mean * turned
+        label_rate = max(label_rate, own_label_rate if own_label_rate > 1 else 0.99)
+        price_rate = max(price_rate, own_price_rate if own_price_rate > 1 else 0.99)
+        label_step = 1 / own_label_rate
+        price_step = 1 / own_price_rate
+        reach[i] = label_step * price_step
         for e in range(first[i], first[i + 1]):
-            products += (label[e] + own_label_step * d_label[e]) * (
-                slack[e] + own_price_step * d_slack[e]
+            products += (label[e] + label_step * d_label[e]) * (
+                slack[e] + price_step * d_slack[e]
             )
+    label_step = 1 / label_rate
+    price_step = 1 / price_rate
+    for k in range(len(d_usage)):
+        d_usage[k] /= n_samples
     return label_step, price_step, products / max(len(label), 1)
 
 

@@ -34,7 +34,7 @@ __all__ = ["CollisionClusterer"]
 # by then its loss tells about as much of its clusters as at the end.
 _TRIAL_EPOCHS = 4
 # What a model has to have defaults for.
-_DEFAULTS = frozenset({"lam", "n_neighbors", "init", "n_init", "em_iter"})
+_DEFAULTS = frozenset({"lam", "solver", "em_iter", "n_neighbors", "init", "n_init"})
 # Each k-means start sees another sample of the rows: cheaper, and the starts differ.
 _KMEANS_ROWS = 4096
 
@@ -55,7 +55,7 @@ class CollisionClusterer(
 
     where :math:`\sigma(x)` is the model's prediction. The first term is the negative
     log of the probability that prediction and label collide; the second one asks for
-    cluster shares :math:`u`. For each batch the pseudo-labels are solved by EM, and the
+    cluster shares :math:`u`. For each batch the pseudo-labels are solved for, and the
     model takes a gradient step (Algorithm 2 of [1]_). With neighbors, the pseudo-labels
     are those of predictions averaged over each sample's neighborhood, so that the two
     parts of a step descend on slightly different functions.
@@ -77,6 +77,16 @@ class CollisionClusterer(
         Target shares of the clusters (:math:`u`), scaled to sum to 1. Cluster k is the
         one of share ``prior[k]``: of the clusters that k-means finds, the largest gets
         the largest share. None means equal shares.
+    divergence : {"reverse", "forward"}, default="reverse"
+        ``"reverse"`` is the loss above, eq. (11); ``"forward"`` puts
+        :math:`\mathrm{KL}(\bar y \,\|\, u)` in its place, eq. (10). They make the same
+        clusters; a cluster of zero prior is free in the first, forbidden in the second.
+    solver : {"auto", "em", "interior-point"}, default="auto"
+        How the pseudo-labels of a batch are solved for: by a number of EM iterations
+        that the model sets (10 for a linear one), or to a duality gap of one percent.
+        The second makes the same clusters, and takes much longer where the predictions
+        of a batch are far from the prior. "auto" is "em" for a linear model and the
+        reverse divergence, and "interior-point" for the forward one, which has no EM.
     n_neighbors : int or "auto", default="auto"
         The pseudo-labels of a sample come from the predictions averaged over its
         nearest neighbors, and theirs, so many of each. 0 turns this off, and gives the
@@ -171,6 +181,8 @@ class CollisionClusterer(
         "model": [HasMethods(["initialize", "train_step", "decision_function"]), None],
         "lam": [Interval(Real, 0, MAX_LAM, closed="right"), StrOptions({"auto"})],
         "prior": ["array-like", None],
+        "divergence": [StrOptions({"reverse", "forward"})],
+        "solver": [StrOptions({"auto", "em", "interior-point"})],
         "n_neighbors": [
             Interval(Integral, 0, None, closed="left"),
             StrOptions({"auto"}),
@@ -194,6 +206,8 @@ class CollisionClusterer(
         model: SoftmaxModel | None = None,
         lam: float | Literal["auto"] = "auto",
         prior: ArrayLike | None = None,
+        divergence: Literal["reverse", "forward"] = "reverse",
+        solver: Literal["auto", "em", "interior-point"] = "auto",
         n_neighbors: int | Literal["auto"] = "auto",
         init: str | ArrayLike = "auto",
         n_init: int | Literal["auto"] = "auto",
@@ -207,6 +221,8 @@ class CollisionClusterer(
         self.model = model
         self.lam = lam
         self.prior = prior
+        self.divergence = divergence
+        self.solver = solver
         self.n_neighbors = n_neighbors
         self.init = init
         self.n_init = n_init
@@ -257,7 +273,12 @@ class CollisionClusterer(
 
         average, rows = self._find_neighbors(X, settings["n_neighbors"], random_state)
         recipe = Recipe(
-            settings["lam"], settings["prior"], average, model.defaults["em_iter"]
+            lam=settings["lam"],
+            prior=settings["prior"],
+            forward=self.divergence == "forward",
+            average=average,
+            solver=settings["solver"],
+            em_iter=model.defaults["em_iter"],
         )
         # One thread, so that no result depends on their number; the matrices of a
         # batch are too small to gain from more.
@@ -425,7 +446,7 @@ class CollisionClusterer(
         settings = {
             name: model.defaults[name] if _is_auto(value) else value
             for name, value in self.get_params(deep=False).items()
-            if name in ("lam", "n_neighbors", "init", "n_init")
+            if name in ("lam", "solver", "n_neighbors", "init", "n_init")
         }
         if _is_auto(self.n_neighbors):
             most = n_samples // (4 * n_clusters)
@@ -442,6 +463,13 @@ class CollisionClusterer(
         if _is_auto(self.batch_size):
             fortieth = min(max(n_samples // 40, 32), 1000)
             settings["batch_size"] = max(fortieth, n_clusters)
+        if self.divergence == "forward":
+            if self.solver == "em":
+                raise ValueError(
+                    'solver="em" minimizes the reverse divergence only; take '
+                    'solver="interior-point" for divergence="forward".'
+                )
+            settings["solver"] = "interior-point"
         settings["lam"] = float(settings["lam"])
         settings["prior"] = check_prior(self.prior, n_clusters)
         return settings

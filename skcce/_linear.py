@@ -72,7 +72,14 @@ class LinearSoftmax(BaseEstimator):
 
     #: What "auto" stands for in the parameters of CollisionClusterer.
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"lam": 1.0, "n_neighbors": 10, "init": "k-means", "n_init": 6, "em_iter": 10}
+        {
+            "lam": 1.0,
+            "solver": "em",
+            "em_iter": 10,
+            "n_neighbors": 10,
+            "init": "k-means",
+            "n_init": 6,
+        }
     )
 
     def __init__(

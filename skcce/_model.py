@@ -27,8 +27,8 @@ class SoftmaxModel(Protocol):
     ----------
     defaults : mapping
         Recipe that suits the model: the value of every parameter of the estimator that
-        is left at "auto" (``lam``, ``n_neighbors``, ``init``, ``n_init``), and
-        ``em_iter``, the number of EM iterations per batch.
+        is left at "auto" (``lam``, ``solver``, ``n_neighbors``, ``init``, ``n_init``),
+        and ``em_iter``, the number of EM iterations per batch.
     """
 
     defaults: ClassVar[Mapping[str, Any]]

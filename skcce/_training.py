@@ -16,36 +16,48 @@ from skcce._pseudo_labels import (
     positive_rows,
     pseudo_label_loss,
 )
+from skcce._pseudo_labels.interior_point import interior_point
 from skcce.losses import collision_loss_and_gradient, log_normalize
 
 # Trained to the end when in so many epochs in a row too few samples changed cluster.
 _PATIENCE = 3
+# Exact enough: pseudo-labels of a gap of 1e-4 train no better.
+_LABEL_TOL = 1e-2
+_LABEL_STEPS = 100
 
 
 class Recipe(NamedTuple):
     """How pseudo-labels are made from predictions.
 
-    lam, prior : weight and target shares of eq. (11).
+    lam, prior : weight and target shares of the fairness term.
+    forward : whether it is that of eq. (10), not (11).
     average : matrix (n_samples, n_samples) that averages over neighbors, or None.
+    solver : "em" or "interior-point".
     em_iter : EM iterations.
     """
 
     lam: float
     prior: NDArray
+    forward: bool
     average: csr_array | None
+    solver: str
     em_iter: int
 
     def solve(self, proba: NDArray) -> NDArray:
         """Solve for the pseudo-labels of some rows, starting from their predictions."""
         labels = positive_rows(proba)
-        expectation_maximization(proba, labels, self.lam, self.prior, self.em_iter)
-        return labels
+        if self.solver == "em":
+            expectation_maximization(proba, labels, self.lam, self.prior, self.em_iter)
+            return labels
+        return interior_point(
+            labels, self.lam, self.prior, self.forward, _LABEL_STEPS, _LABEL_TOL
+        )[0]
 
 
 class Training(NamedTuple):
     """What :func:`train` reports.
 
-    loss_curve : loss of eq. (11) in every epoch, as its batches were visited.
+    loss_curve : loss of eq. (11) or (10) in every epoch, as its batches were visited.
     converged : whether the clusters had come to rest.
     interrupted : whether it was ended by KeyboardInterrupt.
     """
@@ -68,7 +80,7 @@ def train(
 ) -> Training:
     """Train an initialized `model` in place for at most `max_iter` epochs.
 
-    For every batch: predictions, pseudo-labels by EM, a step on mean collision
+    For every batch: predictions, pseudo-labels, a step on mean collision
     cross-entropy. With neighbors, the pseudo-labels come from the averages of the
     predictions as they stood when the epoch began.
     """
@@ -101,7 +113,9 @@ def train(
                         X[rows], partial(objective, rows, source), progress=progress
                     )
                     loss += batch_loss * len(rows) / n_samples
-            loss += recipe.lam * fairness(label_sum / n_samples, recipe.prior)
+            loss += recipe.lam * fairness(
+                label_sum / n_samples, recipe.prior, recipe.forward
+            )
             if not np.isfinite(loss):
                 raise ValueError(
                     f"The loss is {loss} in epoch {epoch + 1}. If the logits of the "
@@ -120,11 +134,11 @@ def train(
 
 
 def evaluate(model: SoftmaxModel, X: NDArray, recipe: Recipe) -> float:
-    """Return the loss of eq. (11) of all rows, by which starts are compared."""
+    """Return the loss of eq. (11) or (10) of all rows, by which starts are compared."""
     proba = softmax(model.decision_function(X), axis=1)
     source = proba if recipe.average is None else smooth(recipe.average, proba)
     labels = recipe.solve(source)
-    return pseudo_label_loss(proba, labels, recipe.lam, recipe.prior)
+    return pseudo_label_loss(proba, labels, recipe.lam, recipe.prior, recipe.forward)
 
 
 def _report(epoch: int, loss: float, changed: float, proba: NDArray) -> None:

@@ -169,7 +169,11 @@ def test_paper_to_the_letter_without_neighbors(blobs):
             logits = rows[batch] @ weights.T + intercept
             proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
             labels = solve_pseudo_labels(
-                proba, lam=0.4, max_iter=model.defaults["em_iter"], tol=0
+                proba,
+                lam=0.4,
+                solver="em",
+                max_iter=model.defaults["em_iter"],
+                tol=0,
             ).pseudo_labels
             _, gradient = collision_cross_entropy_with_logits(logits, labels)
             step = 0.05 * (1 + np.cos(np.pi * (epoch + i / 6) / 2))
@@ -179,6 +183,25 @@ def test_paper_to_the_letter_without_neighbors(blobs):
     assert_allclose(
         clusterer.intercept_, intercept - weights @ X.mean(axis=0) / scale, rtol=1e-7
     )
+
+
+def test_divergences_and_solvers_find_the_same_clusters(digits):
+    X, _ = digits
+    em = fit(X, n_clusters=10, n_init=2)
+    exact = fit(X, n_clusters=10, n_init=2, solver="interior-point")
+    forward = fit(X, n_clusters=10, n_init=2, divergence="forward")
+    assert adjusted_rand_score(em.labels_, exact.labels_) > 0.9
+    assert adjusted_rand_score(exact.labels_, forward.labels_) > 0.9
+
+
+def test_forward_divergence_forbids_clusters_without_prior(blobs):
+    X, _ = blobs
+    prior = [1, 1, 0, 1]
+    clusterer = fit(X, prior=prior, divergence="forward")
+    assert not np.isin(2, clusterer.labels_)
+    assert np.isfinite(clusterer.loss_)
+    with pytest.raises(ValueError, match='solver="em" minimizes the reverse'):
+        fit(X, divergence="forward", solver="em")
 
 
 def test_large_lam_gives_the_prior():
@@ -363,6 +386,7 @@ class MeanColor(BaseEstimator):
         "n_neighbors": 0,
         "init": "random",
         "n_init": 3,
+        "solver": "em",
         "em_iter": 4,
     }
 

@@ -20,9 +20,10 @@ near lam, and `price` holds the difference, ``w - lam``; in the forward one it i
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import rel_entr, softmax
+from scipy.special import softmax
 
 from skcce._pseudo_labels.kernel import kernel
+from skcce._pseudo_labels.objective import kl_divergence
 
 
 def balancing_price(
@@ -54,7 +55,7 @@ def duality_gap(
     response : the samples' mean best response to `price`, see `best_responses`.
     """
     used = usage > 0
-    samples = collision + response - price[used] @ usage[used]
+    samples = float(collision + response - price[used] @ usage[used])
     return samples + _price_mismatch(usage, price, lam, prior, forward)
 
 
@@ -67,7 +68,7 @@ def _price_mismatch(
     if forward:
         # lam * KL(usage || shares that these prices ask for)
         log_asked = np.log(prior) - price / lam
-        return float(lam * np.sum(rel_entr(usage, softmax(log_asked))))
+        return lam * kl_divergence(usage, softmax(log_asked))
     # No usage above 1 is asked for; a price near -lam has lost its digits.
     full_price = np.maximum(lam + price, lam * prior)
     with np.errstate(divide="ignore"):

@@ -92,13 +92,17 @@ def interior_point(
             margin, tol / 2 * max(1, -mean_log), min(_MAX_STEPS, max_iter - n_iter),
         )  # fmt: skip
         n_iter += steps
-        price = new_price
+        price = new_price if forward else np.maximum(new_price, lam * (prior - 1))
         n_known = n_candidates
         response, n_candidates = best_responses(proba, price, margin, candidates)
         collision = -mean_log - np.log(hit).sum() / n_samples
         loss = collision + lam * fairness(usage, prior, forward)
         gap = duality_gap(collision, response, usage, price, lam, prior, forward)
-        if gap <= tol * max(1.0, loss) or n_iter >= max_iter or n_candidates == n_known:
+        if (
+            gap <= tol * max(1.0, loss)
+            or n_iter >= max_iter
+            or (n_candidates == n_known and steps < _MAX_STEPS)
+        ):
             break
         if gap > 0.1 * last_gap:
             margin *= 2
@@ -278,7 +282,7 @@ def _solve_working_set(
         )  # fmt: skip
         if not np.isfinite(system.sum()):
             break
-        factor = np.linalg.cholesky(system)
+        factor = _cholesky(system)
         for e in range(n_entries):
             change[e] = -label[e]
         for i in range(n_open):
@@ -315,6 +319,8 @@ def _solve_working_set(
             change, turn, demand, n_samples,
             d_label, d_slack, d_hit, d_pull, d_level, d_usage, d_price, reach,
         )  # fmt: skip
+        if not np.isfinite(label_step * price_step + d_price.sum() + d_usage.sum()):
+            break
         label_step *= longest
         price_step *= longest
         step = min(label_step, price_step)
@@ -573,6 +579,21 @@ def _direction(
     for k in range(len(d_usage)):
         d_usage[k] /= n_samples
     return label_step, price_step, products / max(len(label), 1)
+
+
+@kernel
+def _cholesky(system):
+    """Return the lower Cholesky factor, of more than `system` if rounding asks for it.
+
+    system : (n, n) IN/OUT, symmetric and positive semidefinite, up to rounding
+    """
+    for ridge in (1e-14, 1e-12, 1e-10, 1e-8):
+        try:
+            return np.linalg.cholesky(system)
+        except Exception:  # a LinAlgError; compiled code cannot name it
+            for k in range(len(system)):
+                system[k, k] *= 1 + ridge
+    return np.diag(np.sqrt(np.diag(system)))
 
 
 @kernel

@@ -20,7 +20,8 @@ from skcce._pseudo_labels.objective import (
 from skcce._pseudo_labels.projected_gradient import projected_gradient
 from skcce.losses import check_simplex_rows
 
-MAX_LAM = 1e30  # its products with n_samples and 1 / usage are finite
+_MIN_LAM = 1e-100  # less makes no difference, but its reciprocal overflows
+MAX_LAM = 1e15  # the usage is the prior up to rounding
 
 
 class PseudoLabels(NamedTuple):
@@ -172,7 +173,7 @@ def solve_pseudo_labels(
     prior = check_prior(prior, proba.shape[1])
     forward = divergence == "forward"
     _check_combination(proba, prior, forward, solver, init)
-    lam = float(lam)
+    lam = max(float(lam), _MIN_LAM)
 
     if solver == "interior-point":
         labels, price, response, n_iter = interior_point(

@@ -1,0 +1,549 @@
+"""Is the reported gap true? Everything here is recomputed from the definitions."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from scipy.optimize import LinearConstraint, brentq, minimize, minimize_scalar
+
+from skcce import solve_pseudo_labels
+from skcce._pseudo_labels import check_prior
+from skcce._pseudo_labels.dual import balancing_price, best_responses
+from skcce._pseudo_labels.interior_point import interior_point
+
+LEAST = {np.float64: 300, np.float32: 37}
+SIGMAS = {
+    "ordinary": lambda rng, m, k, _: rng.random((m, k)) + 0.01,
+    "confident": lambda rng, m, k, _: np.exp(10 * rng.normal(size=(m, k))),
+    "tiny": lambda rng, m, k, least: 10.0 ** -rng.uniform(0, least, (m, k)),
+    "ties": lambda rng, m, k, _: rng.choice([1.0, 0.5, 1e-5], (m, k)),
+    "zeros": lambda rng, m, k, _: (
+        rng.random((m, k)) * (rng.random((m, k)) < 0.4)
+        + np.eye(k)[rng.integers(k, size=m)]
+    ),
+    "one-hot": lambda rng, m, k, _: np.eye(k)[rng.integers(k, size=m)],
+    "duplicates": lambda rng, m, k, _: rng.dirichlet(np.ones(k), m // 5 + 1)[
+        rng.integers(m // 5 + 1, size=m)
+    ],
+    "one cluster": lambda rng, m, k, _: np.eye(k)[[0] * m] + 1e-3 * rng.random((m, k)),
+}
+PRIORS = {
+    "even": lambda rng, k: np.ones(k),
+    "steep": lambda rng, k: 0.5 ** np.arange(k),
+    "1e-12": lambda rng, k: np.r_[np.ones(k - 1), 1e-12],
+    "1e-28": lambda rng, k: np.r_[np.ones(k - 1), 1e-28],
+    "1e-100": lambda rng, k: np.r_[np.ones(k - 1), 1e-100],
+    "zero": lambda rng, k: np.r_[np.ones(k - 1), 0.0],
+    "random": lambda rng, k: rng.dirichlet(np.full(k, 0.3)),
+}
+SOLVERS = [
+    ("interior-point", "reverse"),
+    ("interior-point", "forward"),
+    ("em", "reverse"),
+    ("pgd", "reverse"),
+    ("pgd", "forward"),
+]
+EXACT = [pair for pair in SOLVERS if pair[0] == "interior-point"]
+
+all_solvers = pytest.mark.parametrize(("solver", "divergence"), SOLVERS)
+both_divergences = pytest.mark.parametrize("divergence", ["reverse", "forward"])
+
+
+def deterministic(max_examples):
+    return settings(
+        derandomize=True,
+        deadline=None,
+        max_examples=max_examples,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+class Problem(NamedTuple):
+    proba: np.ndarray
+    lam: float
+    prior: np.ndarray
+
+    def solve(self, **kwargs):
+        proba, lam, prior = self
+        return solve_pseudo_labels(proba, lam=lam, prior=prior, **kwargs)
+
+    def rounding(self, loss):
+        """A few units in the last place of the terms of the loss."""
+        eps = np.finfo(self.proba.dtype).eps
+        return 30 * eps * (max(1, abs(loss)) + self.lam) if np.isfinite(loss) else 0
+
+    @property
+    def shares(self):
+        return check_prior(self.prior, self.proba.shape[1])
+
+
+def draw_problem(seed, n_samples, n_clusters, sigma, prior, lam, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    proba = SIGMAS[sigma](rng, n_samples, n_clusters, LEAST[dtype])
+    proba = (proba / proba.sum(axis=1, keepdims=True)).astype(dtype)
+    prior = PRIORS[prior](rng, n_clusters)
+    forbidden = proba[:, check_prior(prior, n_clusters) > 0].max(axis=1) == 0
+    proba[forbidden] = 1 / n_clusters
+    return Problem(proba, lam, prior)
+
+
+def problems(max_size=10_000, dtypes=(np.float64,), lam=(1e-6, 1e6)):
+    sizes = [
+        (n_samples, n_clusters)
+        for n_samples in (1, 2, 7, 40, 300, 1000)
+        for n_clusters in (2, 3, 5, 20, 100, 1000)
+        if n_samples * n_clusters <= max_size
+    ]
+    return st.builds(
+        lambda size, log_lam, **kwargs: draw_problem(
+            n_samples=size[0], n_clusters=size[1], lam=10.0**log_lam, **kwargs
+        ),
+        size=st.sampled_from(sizes),
+        log_lam=st.floats(*np.log10(lam)),
+        seed=st.integers(0, 2**32 - 1),
+        sigma=st.sampled_from(list(SIGMAS)),
+        prior=st.sampled_from(list(PRIORS)),
+        dtype=st.sampled_from(dtypes),
+    )
+
+
+def responses(proba, price):
+    """max over the simplex of ln(sigma.y) + price.y: it is reached on an edge."""
+    sigma, price = proba.astype(np.longdouble), price.astype(np.longdouble)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        best = (np.log(sigma) + price).max(axis=1)
+        for j in range(len(price)):
+            gain, cost = sigma[:, [j]] - sigma, price - price[j]
+            t = np.nan_to_num(1 / cost - sigma / gain, nan=0.0).clip(0, 1)
+            value = np.log(sigma + t * gain) + price - t * cost
+            best = np.fmax(best, np.fmax.reduce(value, axis=1))
+    return best
+
+
+def loss_and_bound(problem, labels, price, divergence):
+    """Evaluate eq. (11) or (10), and the dual function, in extended precision."""
+    lam, prior = np.longdouble(problem.lam), problem.shares.astype(np.longdouble)
+    labels = labels.astype(np.longdouble)
+    labels = labels / labels.sum(axis=1, keepdims=True)
+    usage, wanted = labels.mean(axis=0), prior > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        collision = -np.log((problem.proba * labels).sum(axis=1)).mean()
+        if divergence == "forward":
+            terms = np.where(usage > 0, usage * np.log(usage / prior), 0)
+        else:
+            terms = np.where(wanted, prior * np.log(prior / usage), 0)
+    loss = float(collision + lam * terms.sum())
+    if price is None or np.isposinf(price).any():
+        return loss, -np.inf
+    response = responses(
+        problem.proba if divergence == "reverse" else problem.proba[:, wanted],
+        price if divergence == "reverse" else price[wanted],
+    ).mean()
+    price, prior = price[wanted].astype(np.longdouble), prior[wanted]
+    if divergence == "forward":
+        top = (-price / lam).max()
+        asked = prior @ np.exp(-price / lam - top)
+        return loss, float(-lam * (np.log(asked) + top) - response)
+    # A price of -lam has lost the digits that make it a positive price.
+    relative = np.maximum(1 + price / lam, prior)
+    return loss, float(lam * (prior @ np.log(relative)) - response)
+
+
+def prices_of(problem, result, solver, divergence, **kwargs):
+    forward = divergence == "forward"
+    if solver == "interior-point":
+        options = {"max_iter": 1000, "tol": 1e-6, **kwargs}
+        labels, price, _, _ = interior_point(
+            problem.proba, problem.lam, problem.shares, forward, **options
+        )
+        assert np.array_equal(labels, result.pseudo_labels)
+        return price
+    usage = result.pseudo_labels.mean(axis=0, dtype=float)
+    return balancing_price(usage, problem.lam, problem.shares, forward)
+
+
+def assert_distributions(labels, n_ulp=8):
+    eps = np.finfo(labels.dtype).eps
+    assert np.isfinite(labels).all()
+    assert labels.min() >= 0
+    sums = labels.sum(axis=1, dtype=float)
+    assert_allclose(sums, 1, rtol=0, atol=(n_ulp + labels.shape[1]) * eps)
+
+
+# --------------------------------------------------------------- properties of a result
+
+
+@all_solvers
+@deterministic(80)
+@given(
+    problem=problems(),
+    max_iter=st.sampled_from([1, 2, 5, 30]),
+    step_size=st.sampled_from([1e-3, 0.1, 1.0, 1e3]),
+)
+def test_certificate_is_true_however_early_the_solver_stops(
+    solver, divergence, problem, max_iter, step_size
+):
+    result = problem.solve(
+        solver=solver, divergence=divergence, max_iter=max_iter, step_size=step_size
+    )
+    assert_distributions(result.pseudo_labels)
+    assert result.n_iter <= max_iter
+    assert not np.isnan(result.loss)
+    loss, _ = loss_and_bound(problem, result.pseudo_labels, None, divergence)
+    rounding = problem.rounding(loss)
+    assert result.loss == pytest.approx(loss, rel=1e-13, abs=rounding)
+    assert result.gap >= -rounding
+    best = problem.solve(divergence=divergence, tol=1e-9)
+    assert best.gap >= -rounding
+    assert best.loss - best.gap <= loss + rounding
+    if np.isfinite(loss):
+        assert loss - best.loss <= result.gap + rounding
+
+
+@both_divergences
+@deterministic(150)
+@given(problem=problems(max_size=40_000))
+def test_exact_solver_converges(divergence, problem):
+    result = problem.solve(divergence=divergence, tol=1e-8)
+    assert result.converged
+    assert result.gap <= 1e-8 * max(1, result.loss)
+    assert_distributions(result.pseudo_labels)
+
+
+@both_divergences
+@deterministic(100)
+@given(problem=problems(dtypes=[np.float32], max_size=10_000))
+def test_exact_solver_in_float32(divergence, problem):
+    result = problem.solve(divergence=divergence)
+    double = problem._replace(proba=problem.proba.astype(float))
+    best = double.solve(divergence=divergence)
+    assert result.pseudo_labels.dtype == np.float32
+    assert_distributions(result.pseudo_labels)
+    loss, _ = loss_and_bound(double, result.pseudo_labels, None, divergence)
+    rounding = problem.rounding(loss)
+    assert -rounding <= result.gap <= 1e-6 * max(1, loss) + rounding
+    assert best.loss - best.gap - rounding <= loss <= best.loss + result.gap + rounding
+
+
+@deterministic(100)
+@given(problem=problems(dtypes=[np.float32], lam=(1e-4, 1e3)))
+def test_em_in_float32(problem):
+    result = problem.solve(solver="em", max_iter=20)
+    double = problem._replace(proba=problem.proba.astype(float))
+    wide = double.solve(solver="em", max_iter=20)
+    assert_distributions(result.pseudo_labels)
+    loss, _ = loss_and_bound(double, result.pseudo_labels, None, "reverse")
+    best = double.solve()
+    rounding = problem.rounding(loss)
+    assert result.gap >= -rounding
+    assert loss - best.loss <= result.gap + rounding
+    # Shares that only float64 can hold make a difference, up to what is to be gained.
+    assert loss <= wide.loss + max(result.gap, wide.gap) + rounding
+
+
+@both_divergences
+@deterministic(80)
+@given(problem=problems())
+def test_optimality_conditions_of_the_exact_solution(divergence, problem):
+    proba, lam, _ = problem
+    labels = problem.solve(divergence=divergence, tol=1e-12).pseudo_labels
+    forward = divergence == "forward"
+    usage = labels.mean(axis=0)
+    price = balancing_price(usage, lam, problem.shares, forward)
+    hit = (proba * labels).sum(axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        gain = proba / hit + price
+    regret = gain.max(axis=1, keepdims=True) - gain
+    # Complementary slackness: what is held is what earns most.
+    held = np.where(labels > 0, labels * regret, 0).sum(axis=1)
+    assert held.mean() <= 1e-4 + 1e-9 * lam
+
+
+@all_solvers
+@deterministic(40)
+@given(problem=problems(max_size=2000, lam=(1e-3, 1e3)), seed=st.integers(0, 99))
+def test_order_of_samples_and_clusters_does_not_matter(
+    solver, divergence, problem, seed
+):
+    rng = np.random.default_rng(seed)
+    rows, columns = (rng.permutation(size) for size in problem.proba.shape)
+    permuted = problem._replace(
+        proba=problem.proba[rows][:, columns], prior=problem.prior[columns]
+    )
+    kwargs = {"solver": solver, "divergence": divergence, "step_size": 0.01}
+    one, other = (p.solve(**kwargs, max_iter=200) for p in (problem, permuted))
+    gap = max(one.gap, other.gap) if solver == "interior-point" else 1e-9
+    if np.isfinite(one.loss) or np.isfinite(other.loss):
+        assert other.loss == pytest.approx(
+            one.loss, abs=1e-12 * (10 + problem.lam) + gap
+        )
+
+
+@both_divergences
+@deterministic(60)
+@given(problem=problems(max_size=2000), n_copies=st.sampled_from([2, 3, 8]))
+def test_copies_of_the_samples_leave_the_optimum(divergence, problem, n_copies):
+    copies = problem._replace(proba=np.repeat(problem.proba, n_copies, axis=0))
+    once, many = (p.solve(divergence=divergence) for p in (problem, copies))
+    freedom = max(once.gap, many.gap) + problem.rounding(once.loss)
+    assert many.loss == pytest.approx(once.loss, abs=freedom)
+
+
+# ----------------------------------------------------- the worst gap of many problems
+
+
+def hard_problem(seed):
+    rng = np.random.default_rng(seed)
+    return draw_problem(
+        seed,
+        n_samples=int(rng.choice([1, 2, 3, 20, 100, 250])),
+        n_clusters=int(rng.choice([2, 3, 4, 8, 13, 30])),
+        sigma=rng.choice(list(SIGMAS)),
+        prior=rng.choice(list(PRIORS)),
+        lam=10.0 ** rng.uniform(-6, 6),
+    )
+
+
+@all_solvers
+@pytest.mark.parametrize("start", range(0, 300, 50))
+def test_reported_gap_is_that_of_an_independent_computation(solver, divergence, start):
+    kwargs = {"solver": solver, "divergence": divergence}
+    if solver != "interior-point":
+        kwargs |= {"max_iter": 60, "step_size": 0.01}
+    for seed in range(start, start + 50):
+        problem = hard_problem(seed)
+        result = problem.solve(**kwargs)
+        price = prices_of(problem, result, solver, divergence)
+        loss, bound = loss_and_bound(problem, result.pseudo_labels, price, divergence)
+        gap = loss - bound
+        rounding = problem.rounding(loss)
+        assert result.loss == pytest.approx(loss, rel=1e-13, abs=rounding)
+        assert result.gap == pytest.approx(gap, rel=1e-9, abs=rounding)
+        # No silent miss: converged, or reported as not converged.
+        limit = 1e-6 * max(1, loss)
+        assert result.converged or gap > limit - rounding
+        assert gap <= limit + rounding or not result.converged
+        if solver == "interior-point":
+            assert result.converged
+
+
+@both_divergences
+@pytest.mark.parametrize("max_iter", [1, 3, 6])
+def test_gap_of_an_unfinished_exact_solve(divergence, max_iter):
+    n_unfinished = 0
+    for seed in range(60):
+        problem = hard_problem(seed)
+        result = problem.solve(divergence=divergence, max_iter=max_iter)
+        price = prices_of(
+            problem, result, "interior-point", divergence, max_iter=max_iter
+        )
+        loss, bound = loss_and_bound(problem, result.pseudo_labels, price, divergence)
+        assert result.n_iter <= max_iter
+        n_unfinished += not result.converged
+        if result.converged:
+            assert loss - bound <= 1e-6 * max(1, loss) + problem.rounding(loss)
+        else:
+            assert result.gap > 1e-6 * max(1, result.loss)
+    assert n_unfinished > 0
+
+
+@pytest.mark.parametrize("sigma", ["ordinary", "tiny", "ties", "zeros", "one-hot"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e5])
+def test_best_response_is_the_maximum(sigma, scale):
+    for seed in range(15):
+        proba = draw_problem(seed, 20, 6, sigma, "even", 1.0).proba
+        price = scale * np.random.default_rng(seed).random(6)
+        nothing = np.empty((0, 6), dtype=bool)
+        response, _ = best_responses(proba, price, 0.0, nothing)
+        exact = float(responses(proba, price).mean())
+        assert response == pytest.approx(exact, rel=1e-14, abs=1e-13)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 30.0])
+def test_edges_and_envelope_are_dual(scale):
+    # The reference of these tests has a reference: the minimum over z.
+    rng = np.random.default_rng(0)
+    for row in rng.dirichlet(np.ones(5), size=20):
+        price = scale * rng.random(5)
+
+        def bound(log_z, row=row, price=price):
+            return (price + row * np.exp(log_z)).max() - 1 - log_z
+
+        options = {"xatol": 1e-12}
+        best = minimize_scalar(
+            bound, bounds=(-20, 20), method="bounded", options=options
+        )
+        assert responses(row[np.newaxis], price)[0] == pytest.approx(best.fun, abs=1e-6)
+        assert responses(row[np.newaxis], price)[0] <= best.fun + 1e-12
+
+
+def test_marks_are_the_clusters_within_the_margin(rng):
+    proba, price = rng.dirichlet(np.ones(6), size=50), rng.random(6)
+    for margin in (0.0, 0.1, 1.0):
+        marks = np.zeros(proba.shape, dtype=bool)
+        _, count = best_responses(proba, price, margin, marks)
+        assert count == marks.sum()
+        assert marks.any(axis=1).all()
+        base = responses(proba, price)
+        for k in range(6):
+            raised = price + (margin + 1e-9) * (np.arange(6) == k)
+            plays = responses(proba, raised) > base + 1e-12
+            assert marks[plays, k].all()
+            # Who is marked would play at a price that is higher by another bit.
+            raised[k] += 1e-9
+            assert (responses(proba, raised) > base)[marks[:, k]].all()
+
+
+# ------------------------------------------------------------------ known optimal values
+
+
+@both_divergences
+@pytest.mark.parametrize("lam", [0.03, 1.0, 20.0])
+@pytest.mark.parametrize("shape", [(1, 2), (3, 2), (6, 3), (5, 4)])
+@pytest.mark.parametrize("prior_kind", ["even", "steep", "zero"])
+def test_agrees_with_scipy(divergence, lam, shape, prior_kind):
+    if shape[1] == 2 and prior_kind == "zero" and divergence == "forward":
+        pytest.skip("only one cluster is left")
+    problem = draw_problem(1, *shape, "ordinary", prior_kind, lam)
+    proba, prior = problem.proba, problem.shares
+    allowed = np.ones(shape, dtype=bool) & ((prior > 0) | (divergence == "reverse"))
+
+    def objective(flat):
+        labels = flat.reshape(shape)
+        hit = (proba * labels).sum(axis=1, keepdims=True)
+        usage = np.maximum(labels.mean(axis=0), 1e-12)
+        wanted = prior > 0
+        u, y = prior[wanted], usage[wanted]
+        slope = np.zeros(shape[1])
+        if divergence == "reverse":
+            fairness = u @ np.log(u / y)
+            slope[wanted] = -u / y
+        else:
+            fairness = y @ np.log(y / u)
+            slope[wanted] = np.log(y / u) + 1
+        gradient = (-proba / hit + lam * slope) / len(proba)
+        return -np.log(hit).mean() + lam * fairness, gradient.ravel()
+
+    start = allowed / allowed.sum(axis=1, keepdims=True)
+    theirs = minimize(
+        objective,
+        start.ravel(),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, float(free)) for free in allowed.ravel()],
+        constraints=LinearConstraint(
+            np.kron(np.eye(shape[0]), np.ones(shape[1])), 1, 1
+        ),
+        options={"ftol": 1e-15, "maxiter": 2000},
+    )
+    ours = problem.solve(divergence=divergence, tol=1e-10)
+    assert ours.converged
+    assert ours.loss == pytest.approx(theirs.fun, abs=1e-7)
+
+
+@both_divergences
+@pytest.mark.parametrize("lam", [1e-6, 0.1, 1.0, 50.0, 1e6])
+@pytest.mark.parametrize("first", [0.5, 0.8, 1 - 1e-9])
+@pytest.mark.parametrize("share", [0.5, 0.9, 1e-6])
+@pytest.mark.parametrize("n_samples", [1, 9])
+def test_two_clusters_and_equal_rows(divergence, lam, first, share, n_samples):
+    def slope(y):
+        collision = -(2 * first - 1) / (y * first + (1 - y) * (1 - first))
+        if divergence == "reverse":
+            return collision + lam * ((1 - share) / (1 - y) - share / y)
+        return collision + lam * np.log(y / (1 - y) * (1 - share) / share)
+
+    y = brentq(slope, 1e-300, 1 - 1e-16, xtol=1e-300, rtol=1e-15)
+    problem = Problem(
+        np.tile([first, 1 - first], (n_samples, 1)), lam, np.array([share, 1 - share])
+    )
+    optimum, _ = loss_and_bound(problem, np.array([[y, 1 - y]]), None, divergence)
+    result = problem.solve(divergence=divergence, tol=1e-12)
+    assert result.loss == pytest.approx(optimum, abs=2e-12 + problem.rounding(optimum))
+
+
+@both_divergences
+@pytest.mark.parametrize("lam", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("p", [0.6, 0.99, 1.0])
+def test_balanced_rows_keep_their_clusters(divergence, lam, p):
+    proba = np.tile([[p, 1 - p], [1 - p, p]], (5, 1))
+    result = solve_pseudo_labels(proba, lam=lam, divergence=divergence, tol=1e-11)
+    assert result.loss == pytest.approx(-np.log(p), abs=1e-10 + 1e-14 * lam)
+    assert_allclose(result.pseudo_labels, proba.round(), atol=1e-5)
+
+
+@pytest.mark.parametrize("forces", [(0.5, 0.7), (0.2, 0.3)])
+def test_zero_share_has_the_closed_form_of_the_supplement(forces):
+    # Section 9: the best cluster has no share, the others take a / (c (1 - s / s_max)).
+    sigma, lam = np.array([0.6, 0.3, 0.1]), sum(forces)
+    prior = np.array([0.0, *forces]) / lam
+    label = lam * prior / ((1 + lam) * (1 - sigma / sigma[0] + (sigma == sigma[0])))
+    label[0] = 1 - label.sum()
+    assert label[0] > 0
+    expected, _ = loss_and_bound(
+        Problem(sigma[np.newaxis], lam, prior), label[np.newaxis], None, "reverse"
+    )
+    for solver in ("interior-point", "em"):
+        result = solve_pseudo_labels(
+            [sigma], lam=lam, prior=prior, solver=solver, tol=1e-13
+        )
+        assert result.loss == pytest.approx(expected, abs=1e-12)
+        assert_allclose(result.pseudo_labels[0], label, atol=1e-6)
+
+
+@both_divergences
+def test_tiny_lam_gives_the_best_cluster(divergence):
+    proba = draw_problem(0, 200, 6, "confident", "even", 1.0).proba
+    result = solve_pseudo_labels(
+        proba, lam=1e-9, divergence=divergence, prior=[6, 5, 4, 3, 2, 1], tol=1e-9
+    )
+    best = proba.max(axis=1)
+    assert result.loss == pytest.approx(-np.log(best).mean(), abs=1e-7)
+    clear = np.sort(proba, axis=1)[:, -2] < 0.5 * best
+    assert_allclose(
+        result.pseudo_labels[clear].argmax(axis=1), proba[clear].argmax(axis=1)
+    )
+    assert result.pseudo_labels[clear].max(axis=1).min() > 1 - 1e-5
+
+
+@both_divergences
+@pytest.mark.parametrize("lam", [1e4, 1e6])
+def test_huge_lam_gives_the_prior(divergence, lam):
+    problem = draw_problem(0, 200, 6, "ordinary", "random", lam)
+    result = problem.solve(divergence=divergence)
+    usage = result.pseudo_labels.mean(axis=0)
+    # Pinsker: the labels that are the prior have a loss of at most ln(1 / 0.001).
+    assert_allclose(usage, problem.shares, rtol=0, atol=np.sqrt(2 * 7 / lam))
+
+
+@all_solvers
+def test_solvers_meet_at_the_optimum(solver, divergence):
+    for seed, prior in enumerate(["even", "steep", "random"]):
+        problem = draw_problem(seed, 40, 4, "ordinary", prior, 0.3)
+        best = problem.solve(divergence=divergence, tol=1e-10)
+        result = problem.solve(
+            solver=solver, divergence=divergence, tol=1e-7, max_iter=50_000
+        )
+        assert result.converged
+        assert -1e-10 <= result.loss - best.loss <= 1e-7 * max(1, result.loss)
+
+
+@both_divergences
+def test_a_thousand_samples_and_clusters(divergence):
+    problem = draw_problem(0, 1000, 1000, "confident", "even", 1.0)
+    result = problem.solve(divergence=divergence, tol=1e-4)
+    assert result.converged
+    assert_distributions(result.pseudo_labels)
+
+
+@both_divergences
+def test_subsamples_of_many_samples_give_starting_prices(divergence):
+    problem = draw_problem(0, 20_000, 4, "ordinary", "steep", 0.5)
+    result = problem.solve(divergence=divergence)
+    assert result.converged
+    price = prices_of(problem, result, "interior-point", divergence)
+    loss, bound = loss_and_bound(problem, result.pseudo_labels, price, divergence)
+    assert result.gap == pytest.approx(loss - bound, abs=1e-13)

@@ -229,7 +229,7 @@ def check_simplex_rows(array: ArrayLike, name: str) -> NDArray:
     array = _check_matrix(array, name)
     if array.min() < 0:
         raise ValueError(f"{name} must not be negative, got {array.min()}.")
-    row_sum = array.sum(axis=1, dtype=np.float64)
+    row_sum = array @ np.ones(array.shape[1], dtype=array.dtype)
     worst = np.abs(row_sum - 1).argmax()
     if abs(row_sum[worst] - 1) > 1e-3:
         raise ValueError(

@@ -62,7 +62,7 @@ def exact_against_conic(n, max_seconds):
     proba = make_proba(n, 20)
     for lam in (0.4, 4):
         print(f"4. K 20, lam {lam:g}")
-        peers = compare_with_cvxpy(proba, lam, 1e-8, max_seconds)
+        peers = compare_with_cvxpy(proba, lam, 1e-6, max_seconds)
         good = {name: r for name, (r, excess) in peers.items() if abs(excess) <= 1e-6}
         if good:
             best = min(good, key=good.get)

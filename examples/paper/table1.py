@@ -97,7 +97,8 @@ def trace_all(proba, lam, step, max_seconds):
     for label, step_size in {**steps, "EM": None}.items():
         trace = descend(proba, lam, 1e-10, max_seconds, step_size)
         label += " (diverges)" if trace[-1, 2] >= 0.1 else ""
-        traces[label] = trace[1:]  # the logarithm of time has no zero
+        trace[0, 1] = trace[1, 1]  # the start, as the logarithm of time has no zero
+        traces[label] = trace
     tols = 10.0 ** -np.arange(1, 11)
     runs = [fastest(partial(solve_exactly, proba, lam, tol), 0.1) for tol in tols]
     traces["exact (interior point)"] = np.concatenate(runs)

@@ -69,7 +69,7 @@ def interior_point(
     elasticity = 1 / lam + 0.5
     stride = n_samples / (n_clusters * max(_SUBSAMPLE, (12 / elasticity) ** 2))
     n_iter = 0
-    margin = _MARGIN
+    margin = _MARGIN * min(1, 1 / elasticity)
     if stride >= 4:
         rows = np.ascontiguousarray(proba[:: int(min(stride, _GROWTH))])
         _, price, _, n_iter = interior_point(rows, lam, prior, forward, max_iter, 1e-3)

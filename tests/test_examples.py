@@ -12,6 +12,11 @@ def examples(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
 
 
+@pytest.fixture
+def paper(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "paper"))
+
+
 def run(module, monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
     module.main()
@@ -57,6 +62,7 @@ def test_demo_draws_its_picture(tmp_path, monkeypatch, capsys):
 @pytest.mark.usefixtures("examples")
 def test_studies_run_on_a_file(tmp_path, digits, monkeypatch, capsys):
     import choose_start
+    import em_iterations
     import long_tail
 
     path = tmp_path / "digits.npz"
@@ -64,9 +70,68 @@ def test_studies_run_on_a_file(tmp_path, digits, monkeypatch, capsys):
     run(choose_start, monkeypatch, path, "--starts", 6)
     output = capsys.readouterr().out
     assert "final loss: rank correlation with ARI" in output
+    run(em_iterations, monkeypatch, path, "--iterations", 1, 3, "--seeds", 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["EM", "1", "3"]
     run(long_tail, monkeypatch, path, "--ratio", 4)
     output = capsys.readouterr().out
     assert "prior=true shares" in output
     np.savez(path, pixels=digits[0])
     with pytest.raises(SystemExit):
         run(long_tail, monkeypatch, path)
+
+
+@pytest.mark.usefixtures("paper")
+def test_table_1_has_the_papers_layout(tmp_path, monkeypatch, capsys):
+    import table1
+
+    picture = tmp_path / "gap.png"
+    small = ["--n", 60, "--clusters", 2, 5, "--max-seconds", 0.2]
+    run(table1, monkeypatch, *small, "--picture", picture)
+    output = capsys.readouterr().out
+    for row in ("PGD(eta1)", "PGD(eta3)", "PGD (best)", "EM", "exact"):
+        assert f"\n{row} " in output
+    assert picture.stat().st_size > 30_000
+
+
+@pytest.mark.usefixtures("paper")
+def test_ratios_are_printed_beside_their_goals(monkeypatch, capsys):
+    import goals
+
+    run(goals, monkeypatch, "--n", 60, "--large-k", 5, "--max-seconds", 0.2)
+    output = capsys.readouterr().out
+    assert output.count("(goal >= ") >= 8
+    assert output.count("(goal <= 6x: ") == 2
+
+
+@pytest.mark.usefixtures("paper")
+def test_peers_are_compared_or_skipped(monkeypatch, capsys):
+    import peers
+
+    size = ["--n", 60, "--clusters", 3, "--lam", 1, "--max-seconds", 1]
+    run(peers, monkeypatch, *size)
+    output = capsys.readouterr().out
+    assert "CLARABEL" in output or "cvxpy is not installed" in output
+    assert "Sinkhorn" in output or "POT is not installed" in output
+
+
+@pytest.mark.usefixtures("paper")
+def test_hard_problems_have_no_silent_miss(monkeypatch, capsys):
+    import hard_problems
+
+    run(hard_problems, monkeypatch, "--problems", 40)
+    output = capsys.readouterr().out
+    assert output.count("0 say that they did not; 0 silent misses") == 2
+    # The recomputed gap does tell: of wrong labels it is large.
+    proba, lam, prior = hard_problems.hard_problem(0)
+    wrong = np.full_like(proba, 1 / proba.shape[1])
+    price = np.zeros(len(prior))
+    assert hard_problems.recompute(proba, wrong, price, lam, prior, False)[1] > 1e-3
+
+
+@pytest.mark.usefixtures("paper")
+def test_scaling_fits_a_slope(monkeypatch, capsys):
+    import scaling
+
+    run(scaling, monkeypatch, "--samples", 100, 200, "--clusters", 2, "--n", 100)
+    assert capsys.readouterr().out.count("time ~ n^") == 2

@@ -73,7 +73,8 @@ class Problem(NamedTuple):
     def rounding(self, loss):
         """A few units in the last place of the terms of the loss."""
         eps = np.finfo(self.proba.dtype).eps
-        return 30 * eps * (max(1, abs(loss)) + self.lam) if np.isfinite(loss) else 0
+        scale = abs(loss) if np.isfinite(loss) else 0
+        return 30 * eps * (max(1, scale) + self.lam)
 
     @property
     def shares(self):
@@ -90,11 +91,11 @@ def draw_problem(seed, n_samples, n_clusters, sigma, prior, lam, dtype=np.float6
     return Problem(proba, lam, prior)
 
 
-def problems(max_size=10_000, dtypes=(np.float64,), lam=(1e-6, 1e6)):
+def problems(max_size=2000, dtypes=(np.float64,), lam=(1e-6, 1e6)):
     sizes = [
         (n_samples, n_clusters)
         for n_samples in (1, 2, 7, 40, 300, 1000)
-        for n_clusters in (2, 3, 5, 20, 100, 1000)
+        for n_clusters in (2, 3, 5, 20, 100)
         if n_samples * n_clusters <= max_size
     ]
     return st.builds(
@@ -177,7 +178,7 @@ def assert_distributions(labels, n_ulp=8):
 
 
 @all_solvers
-@deterministic(80)
+@deterministic(60)
 @given(
     problem=problems(),
     max_iter=st.sampled_from([1, 2, 5, 30]),
@@ -205,7 +206,7 @@ def test_certificate_is_true_however_early_the_solver_stops(
 
 @both_divergences
 @deterministic(150)
-@given(problem=problems(max_size=40_000))
+@given(problem=problems(max_size=10_000))
 def test_exact_solver_converges(divergence, problem):
     result = problem.solve(divergence=divergence, tol=1e-8)
     assert result.converged
@@ -214,8 +215,8 @@ def test_exact_solver_converges(divergence, problem):
 
 
 @both_divergences
-@deterministic(100)
-@given(problem=problems(dtypes=[np.float32], max_size=10_000))
+@deterministic(60)
+@given(problem=problems(dtypes=[np.float32]))
 def test_exact_solver_in_float32(divergence, problem):
     result = problem.solve(divergence=divergence)
     double = problem._replace(proba=problem.proba.astype(float))
@@ -228,7 +229,7 @@ def test_exact_solver_in_float32(divergence, problem):
     assert best.loss - best.gap - rounding <= loss <= best.loss + result.gap + rounding
 
 
-@deterministic(100)
+@deterministic(60)
 @given(problem=problems(dtypes=[np.float32], lam=(1e-4, 1e3)))
 def test_em_in_float32(problem):
     result = problem.solve(solver="em", max_iter=20)
@@ -245,26 +246,24 @@ def test_em_in_float32(problem):
 
 
 @both_divergences
-@deterministic(80)
-@given(problem=problems())
-def test_optimality_conditions_of_the_exact_solution(divergence, problem):
-    proba, lam, _ = problem
+@pytest.mark.parametrize("lam", [0.03, 1.0, 30.0])
+@pytest.mark.parametrize("prior", ["even", "steep"])
+@pytest.mark.parametrize("sigma", ["ordinary", "confident", "ties", "zeros"])
+def test_optimality_conditions_of_the_exact_solution(divergence, lam, prior, sigma):
+    problem = draw_problem(0, 60, 5, sigma, prior, lam)
     labels = problem.solve(divergence=divergence, tol=1e-12).pseudo_labels
-    forward = divergence == "forward"
-    usage = labels.mean(axis=0)
-    price = balancing_price(usage, lam, problem.shares, forward)
-    hit = (proba * labels).sum(axis=1, keepdims=True)
-    with np.errstate(over="ignore"):
-        gain = proba / hit + price
-    regret = gain.max(axis=1, keepdims=True) - gain
+    price = balancing_price(
+        labels.mean(axis=0), lam, problem.shares, divergence == "forward"
+    )
+    gain = problem.proba / (problem.proba * labels).sum(axis=1, keepdims=True) + price
     # Complementary slackness: what is held is what earns most.
-    held = np.where(labels > 0, labels * regret, 0).sum(axis=1)
-    assert held.mean() <= 1e-4 + 1e-9 * lam
+    regret = gain.max(axis=1) - (labels * gain).sum(axis=1)
+    assert regret.max() < 1e-4
 
 
 @all_solvers
 @deterministic(40)
-@given(problem=problems(max_size=2000, lam=(1e-3, 1e3)), seed=st.integers(0, 99))
+@given(problem=problems(lam=(1e-3, 1e3)), seed=st.integers(0, 99))
 def test_order_of_samples_and_clusters_does_not_matter(
     solver, divergence, problem, seed
 ):
@@ -284,7 +283,7 @@ def test_order_of_samples_and_clusters_does_not_matter(
 
 @both_divergences
 @deterministic(60)
-@given(problem=problems(max_size=2000), n_copies=st.sampled_from([2, 3, 8]))
+@given(problem=problems(max_size=700), n_copies=st.sampled_from([2, 3, 8]))
 def test_copies_of_the_samples_leave_the_optimum(divergence, problem, n_copies):
     copies = problem._replace(proba=np.repeat(problem.proba, n_copies, axis=0))
     once, many = (p.solve(divergence=divergence) for p in (problem, copies))
@@ -321,6 +320,11 @@ def test_reported_gap_is_that_of_an_independent_computation(solver, divergence, 
         gap = loss - bound
         rounding = problem.rounding(loss)
         assert result.loss == pytest.approx(loss, rel=1e-13, abs=rounding)
+        if not np.isfinite(gap):
+            assert solver == "pgd"
+            assert result.gap == gap
+            assert not result.converged
+            continue
         assert result.gap == pytest.approx(gap, rel=1e-9, abs=rounding)
         # No silent miss: converged, or reported as not converged.
         limit = 1e-6 * max(1, loss)
@@ -382,22 +386,31 @@ def test_edges_and_envelope_are_dual(scale):
 
 def test_marks_are_the_clusters_within_the_margin(rng):
     proba, price = rng.dirichlet(np.ones(6), size=50), rng.random(6)
-    for margin in (0.0, 0.1, 1.0):
+    for margin in (0.01, 0.1, 1.0):
         marks = np.zeros(proba.shape, dtype=bool)
         _, count = best_responses(proba, price, margin, marks)
         assert count == marks.sum()
-        assert marks.any(axis=1).all()
         base = responses(proba, price)
         for k in range(6):
-            raised = price + (margin + 1e-9) * (np.arange(6) == k)
-            plays = responses(proba, raised) > base + 1e-12
-            assert marks[plays, k].all()
-            # Who is marked would play at a price that is higher by another bit.
-            raised[k] += 1e-9
-            assert (responses(proba, raised) > base)[marks[:, k]].all()
+            raised = price + margin * (np.arange(6) == k)
+            rises = responses(proba, raised) > base + 1e-12
+            assert marks[rises, k].all()
+            raised[k] += 1e-3
+            rises = responses(proba, raised) > base + 1e-10
+            assert rises[marks[:, k]].all()
 
 
-# ------------------------------------------------------------------ known optimal values
+@pytest.mark.parametrize("margin", [0.0, 1e-100, 1e-17])
+def test_every_sample_has_a_mark(rng, margin):
+    # `_gather` writes beyond its arrays if one has none.
+    proba = rng.dirichlet(np.ones(6), size=1000)
+    for scale in (0.0, 0.1, 0.3, 1.0, 1e6):
+        marks = np.zeros(proba.shape, dtype=bool)
+        best_responses(proba, scale * rng.random(6), margin, marks)
+        assert marks.any(axis=1).all()
+
+
+# ----------------------------------------------------------------- known optimal values
 
 
 @both_divergences
@@ -456,13 +469,18 @@ def test_two_clusters_and_equal_rows(divergence, lam, first, share, n_samples):
             return collision + lam * ((1 - share) / (1 - y) - share / y)
         return collision + lam * np.log(y / (1 - y) * (1 - share) / share)
 
-    y = brentq(slope, 1e-300, 1 - 1e-16, xtol=1e-300, rtol=1e-15)
+    # Where the forward divergence is weak, the second cluster gets less than 1e-16.
+    end = 1 - 1e-16
+    y = 1.0 if slope(end) < 0 else brentq(slope, 1e-300, end, xtol=1e-300, rtol=1e-15)
     problem = Problem(
         np.tile([first, 1 - first], (n_samples, 1)), lam, np.array([share, 1 - share])
     )
     optimum, _ = loss_and_bound(problem, np.array([[y, 1 - y]]), None, divergence)
-    result = problem.solve(divergence=divergence, tol=1e-12)
-    assert result.loss == pytest.approx(optimum, abs=2e-12 + problem.rounding(optimum))
+    tol = 1e-12 * max(1, lam / 1000)
+    result = problem.solve(divergence=divergence, tol=tol)
+    assert result.converged
+    freedom = tol * max(1, optimum) + problem.rounding(optimum)
+    assert result.loss == pytest.approx(optimum, abs=freedom)
 
 
 @both_divergences
@@ -532,10 +550,14 @@ def test_solvers_meet_at_the_optimum(solver, divergence):
 
 
 @both_divergences
-def test_a_thousand_samples_and_clusters(divergence):
-    problem = draw_problem(0, 1000, 1000, "confident", "even", 1.0)
-    result = problem.solve(divergence=divergence, tol=1e-4)
+@pytest.mark.parametrize("shape", [(100, 300), (300, 100)])
+def test_many_clusters(divergence, shape):
+    problem = draw_problem(0, *shape, "confident", "even", 1.0)
+    result = problem.solve(divergence=divergence)
+    price = prices_of(problem, result, "interior-point", divergence)
+    loss, bound = loss_and_bound(problem, result.pseudo_labels, price, divergence)
     assert result.converged
+    assert result.gap == pytest.approx(loss - bound, abs=1e-13)
     assert_distributions(result.pseudo_labels)
 
 

@@ -69,13 +69,13 @@ def exact_against_conic(n, max_seconds):
             report(f"   {best}, same optimum to 1e-6", good[best], 500)
 
 
-def em_seconds(proba, n_jobs=1, n_iter=10):
+def em_seconds(proba, n_jobs=1, n_iter=40):
     """Return the seconds of an EM iteration, without what is done once for all."""
     prior = check_prior(None, proba.shape[1])
     times = []
     for more in (1, 1 + n_iter):
         runs = []
-        for _ in range(7):
+        for _ in range(5):
             labels = proba.copy()
             start = time.perf_counter()
             expectation_maximization(proba, labels, 0.4, prior, more, n_jobs)

@@ -20,7 +20,7 @@ near lam, and `price` holds the difference, ``w - lam``; in the forward one it i
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import log_softmax
 
 from skcce._pseudo_labels.kernel import kernel
 from skcce._pseudo_labels.objective import kl_divergence
@@ -67,8 +67,8 @@ def _price_mismatch(
     prior, usage, price = prior[wanted], usage[wanted], price[wanted]
     if forward:
         # lam * KL(usage || shares that these prices ask for)
-        log_asked = np.log(prior) - price / lam
-        return lam * kl_divergence(usage, softmax(log_asked))
+        log_asked = log_softmax(np.log(prior) - price / lam)
+        return lam * kl_divergence(usage, np.exp(log_asked), log_asked)
     # No usage above 1 is asked for; a price near -lam has lost its digits.
     full_price = np.maximum(lam + price, lam * prior)
     with np.errstate(divide="ignore"):
@@ -121,7 +121,7 @@ def best_responses(proba, price, margin, candidates):
         # The highest price is taken out, as it may be 1e15 times what matters here.
         total += (top - highest) - 1 - np.log(z)
         if mark:
-            limit = top - margin
+            limit = top - max(margin, 1e-14 * (1 + abs(top)))  # at least one is marked
             for k in range(n_clusters):
                 marked = candidates[i, k] | (price[k] + proba[i, k] * z >= limit)
                 candidates[i, k] = marked

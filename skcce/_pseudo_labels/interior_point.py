@@ -44,6 +44,7 @@ _SUBSAMPLE = 50
 _GROWTH = 8
 _BINS = 32  # of the histogram from which the very first prices are guessed
 _MARGIN = 0.5  # of the first working set: few entries, and prices rarely leave it
+_LEAST_MARGIN = 1e-6  # slacks start with it, and are differences of numbers near 1
 
 _FIXED = 1e200  # stiffness of a price that does not move
 _MAX_STEPS = 100  # of one interior-point solve; 5 to 50 are usual
@@ -69,11 +70,12 @@ def interior_point(
     elasticity = 1 / lam + 0.5
     stride = n_samples / (n_clusters * max(_SUBSAMPLE, (12 / elasticity) ** 2))
     n_iter = 0
-    margin = _MARGIN * min(1, 1 / elasticity)
+    margin = max(_MARGIN * min(1, 1 / elasticity), _LEAST_MARGIN)
     if stride >= 4:
         rows = np.ascontiguousarray(proba[:: int(min(stride, _GROWTH))])
         _, price, _, n_iter = interior_point(rows, lam, prior, forward, max_iter, 1e-3)
-        margin = min(margin, 3.5 * np.sqrt(n_clusters / len(rows)) / elasticity)
+        error = np.sqrt(n_clusters / len(rows)) / elasticity
+        margin = max(min(margin, 3.5 * error), _LEAST_MARGIN)
     else:
         price = _claim_prices(proba, lam, prior, forward)
 
@@ -240,19 +242,20 @@ def _solve_working_set(
     n_entries = len(cluster)
     n_clusters = len(price)
     price = price.copy()
-    entries = np.empty((6, n_entries))
-    label, slack, weight, change, d_label, d_slack = entries
-    rows = np.empty((8, n_open))
-    hit, pull, level, turn, d_hit, d_pull, d_level, reach = rows
+    entries = np.empty((7, n_entries))
+    label, best_label, slack, weight, change, d_label, d_slack = entries
+    rows = np.empty((9, n_open))
+    hit, best_hit, pull, level, turn, d_hit, d_pull, d_level, reach = rows
     pivots = np.empty((n_open, 3))
-    clusters = np.empty((5, n_clusters))
-    usage, stiffness, demand, d_usage, d_price = clusters
+    clusters = np.empty((7, n_clusters))
+    usage, best_usage, best_price, stiffness, demand, d_usage, d_price = clusters
     system = np.empty((n_clusters, n_clusters))
 
     _start(first, cluster, ratio, price, start, label, pull, level)
     n_iter = 0
     step = 1.0
     lowest_gap = np.inf
+    milestone = np.inf  # the gap after the last step that was worth its while
     n_in_vain = 0
     while True:
         gap, mu = _measure(
@@ -265,13 +268,17 @@ def _solve_working_set(
             usage, d_usage, price, d_price, lam, prior, forward, n_samples, stiffness,
             demand,
         )  # fmt: skip
+        n_in_vain = 0 if gap < 0.9 * milestone else n_in_vain + 1
+        milestone = gap if n_in_vain == 0 else milestone
+        if gap < lowest_gap or n_iter == 0:
+            lowest_gap = gap
+            best_label[:] = label
+            best_hit[:] = hit
+            best_usage[:] = usage
+            best_price[:] = price
         if gap <= tol or n_iter == max_iter or not np.isfinite(gap):
             break
 
-        n_in_vain += 1
-        if gap < 0.9 * lowest_gap:
-            lowest_gap = gap
-            n_in_vain = 0
         # Full steps may run in a circle, among prices that hit their bound.
         longest = 0.99 if n_in_vain < 8 else 0.3
 
@@ -339,7 +346,7 @@ def _solve_working_set(
             # Where a price fell less than planned, the slacks stay positive.
             level[i] = max(level[i] + price_step * d_level[i], top + 0.01 * target)
         n_iter += 1
-    return label, hit, usage, price, n_iter
+    return best_label, best_hit, best_usage, best_price, n_iter
 
 
 @kernel
@@ -587,12 +594,13 @@ def _cholesky(system):
 
     system : (n, n) IN/OUT, symmetric and positive semidefinite, up to rounding
     """
-    for ridge in (1e-14, 1e-12, 1e-10, 1e-8):
+    for ridge in (0.0, 1e-14, 1e-12, 1e-10, 1e-8):
+        for k in range(len(system)):
+            system[k, k] *= 1 + ridge
         try:
             return np.linalg.cholesky(system)
         except Exception:  # a LinAlgError; compiled code cannot name it
-            for k in range(len(system)):
-                system[k, k] *= 1 + ridge
+            continue
     return np.diag(np.sqrt(np.diag(system)))
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import kl_div
 from sklearn.utils.validation import check_array
 
 # A share of the prior that is smaller has no part in the loss, where a label may be too
@@ -47,16 +46,19 @@ def fairness(usage: NDArray, prior: NDArray, forward: bool = False) -> float:
     return kl_divergence(usage, prior) if forward else kl_divergence(prior, usage)
 
 
-def kl_divergence(p: NDArray, q: NDArray) -> float:
+def kl_divergence(p: NDArray, q: NDArray, log_q: NDArray | None = None) -> float:
     """Evaluate KL(p || q) as the sum of p ln(p / q) - p + q.
 
-    All terms are non-negative, and near p = q they lose no digits; nor does it matter
-    that sums are 1 up to rounding only, which a large lam would multiply.
+    All terms are non-negative, and near p = q their errors are as small as p - q; nor
+    does it matter that sums are 1 up to rounding only, which a large lam would
+    multiply. `log_q` is for a q that underflows.
     """
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        log_q = np.log(q) if log_q is None else log_q
         excess = (q - p) / p
         near = p * (excess - np.log1p(excess))
-    return float(np.sum(np.where(np.abs(excess) < 0.5, near, kl_div(p, q))))
+        far = np.where(p > 0, p * (np.log(p) - log_q), 0) - p + q
+    return float(np.sum(np.where(np.abs(excess) < 0.5, near, far)))
 
 
 def collision_and_usage(proba: NDArray, labels: NDArray) -> tuple[float, NDArray]:

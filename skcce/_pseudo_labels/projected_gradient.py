@@ -8,6 +8,7 @@ from skcce._pseudo_labels.kernel import kernel
 # Shares and collision probabilities count as at least this in the gradient, which would
 # be infinite at zero.
 _LEAST = 1e-30
+_LARGEST = 1e300  # step; so that differences are finite
 
 
 def projected_gradient(
@@ -53,7 +54,8 @@ def _gradient_step(proba, reward, step_size, labels):
             hit += np.float64(proba[i, k]) * labels[i, k]
         pull = 1 / max(hit, _LEAST)
         for k in range(n_clusters):
-            point[k] = labels[i, k] + step_size * (proba[i, k] * pull + reward[k])
+            step = step_size * (proba[i, k] * pull + reward[k])
+            point[k] = labels[i, k] + min(max(step, -_LARGEST), _LARGEST)
         # A shift of the row does not change the result; with the largest entry at zero
         # the 1 is not lost beside huge entries.
         highest = point.max()

@@ -1,0 +1,212 @@
+"""The kernels as plain Python: the same numbers, and lines that coverage can see."""
+
+import math
+
+import numpy as np
+import pytest
+from numba import njit
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import softmax
+
+from skcce import solve_pseudo_labels
+from skcce._pseudo_labels import (
+    dual,
+    em,
+    interior_point,
+    projected_gradient,
+    solve,
+)
+from skcce._pseudo_labels import kernel as kernel_module
+from skcce._pseudo_labels.interior_point import _cholesky, _solve_factorized
+
+MODULES = [dual, em, interior_point, projected_gradient, solve]
+PRIORS = {
+    "even": [1, 1, 1],
+    "steep": [8, 4, 1],
+    "zero": [0, 1, 2],
+    "tiny": [1, 1, 1e-9],
+}
+SOLVERS = [
+    ("interior-point", "reverse"),
+    ("interior-point", "forward"),
+    ("em", "reverse"),
+    ("pgd", "reverse"),
+    ("pgd", "forward"),
+]
+
+
+def in_python(kernel):
+    """Return the kernel as a Python function that returns numpy's floats.
+
+    Division by them is that of compiled code: inf or nan instead of an exception.
+    """
+
+    def convert(value):
+        if isinstance(value, tuple):
+            return tuple(map(convert, value))
+        return np.float64(value) if isinstance(value, float) else value
+
+    return lambda *args: convert(kernel.py_func(*args))
+
+
+@pytest.fixture
+def run_in_python(monkeypatch):
+    """Return a function that calls another one with all kernels as plain Python."""
+
+    def run(function, *args, **kwargs):
+        n_replaced = 0
+        with monkeypatch.context() as patch, np.errstate(all="ignore"):
+            for module in MODULES:
+                for name, value in vars(module).items():
+                    if hasattr(value, "py_func"):
+                        patch.setattr(module, name, in_python(value))
+                        n_replaced += 1
+            assert n_replaced > 10
+            return function(*args, **kwargs)
+
+    return run
+
+
+def draw_predictions(n_samples, n_clusters, seed=0, sharpness=2.0):
+    rng = np.random.default_rng(seed)
+    return softmax(sharpness * rng.normal(size=(n_samples, n_clusters)), axis=1)
+
+
+def assert_equal_results(python, compiled, atol=1e-12):
+    assert python.n_iter == compiled.n_iter
+    assert python.converged == compiled.converged
+    assert python.loss == pytest.approx(compiled.loss, abs=atol)
+    assert python.gap == pytest.approx(compiled.gap, abs=atol)
+    assert_allclose(python.pseudo_labels, compiled.pseudo_labels, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(("solver", "divergence"), SOLVERS)
+@pytest.mark.parametrize("prior_kind", PRIORS)
+@pytest.mark.parametrize("lam", [0.05, 2.0])
+def test_compiled_solvers_equal_python(
+    run_in_python, solver, divergence, prior_kind, lam
+):
+    proba = np.concatenate([draw_predictions(40, 3), np.eye(3)[[1, 2]]])
+    kwargs = {
+        "lam": lam,
+        "prior": PRIORS[prior_kind],
+        "solver": solver,
+        "divergence": divergence,
+        "step_size": 0.01,
+        "max_iter": 12,
+    }
+    python = run_in_python(solve_pseudo_labels, proba, **kwargs)
+    assert_equal_results(python, solve_pseudo_labels(proba, **kwargs))
+
+
+@pytest.mark.parametrize("divergence", ["reverse", "forward"])
+@pytest.mark.parametrize("margin", [1e-3, 0.03])
+def test_compiled_rounds_of_working_sets_equal_python(
+    run_in_python, monkeypatch, divergence, margin
+):
+    # So small a margin leaves out clusters that pay, and all of the last one.
+    monkeypatch.setattr(interior_point, "_MARGIN", margin)
+    proba = draw_predictions(50, 4, sharpness=4)
+    proba[:, 3] *= 1e-3
+    proba /= proba.sum(axis=1, keepdims=True)
+    kwargs = {"lam": 5.0, "prior": [1, 1, 1, 20], "divergence": divergence}
+    rounds = []
+    gather = interior_point._gather
+
+    def spy(proba, candidates):
+        rounds.append(candidates.sum())
+        return gather(proba, candidates)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(interior_point, "_gather", spy)
+        compiled = solve_pseudo_labels(proba, **kwargs)
+    assert len(rounds) > 1
+    assert rounds == sorted(rounds)
+    assert compiled.converged
+    python = run_in_python(solve_pseudo_labels, proba, **kwargs)
+    assert_equal_results(python, compiled)
+
+
+@pytest.mark.parametrize("divergence", ["reverse", "forward"])
+def test_compiled_subsamples_equal_python(run_in_python, monkeypatch, divergence):
+    monkeypatch.setattr(interior_point, "_SUBSAMPLE", 5)
+    proba = draw_predictions(400, 2)
+    kwargs = {"lam": 0.1, "prior": [2, 1], "divergence": divergence}
+    sizes = []
+    claim_prices = interior_point._claim_prices
+
+    def spy(proba, *args):
+        sizes.append(len(proba))
+        return claim_prices(proba, *args)
+
+    monkeypatch.setattr(interior_point, "_claim_prices", spy)
+    compiled = solve_pseudo_labels(proba, **kwargs)
+    assert compiled.converged
+    assert len(sizes) == 1
+    assert sizes[0] < 100
+    assert_equal_results(run_in_python(solve_pseudo_labels, proba, **kwargs), compiled)
+
+
+def test_compiled_m_step_of_zero_shares_equals_python(run_in_python):
+    proba = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
+    init = np.array([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
+    kwargs = {"lam": 0.5, "solver": "em", "init": init, "max_iter": 5}
+    python = run_in_python(solve_pseudo_labels, proba, **kwargs)
+    assert_equal_results(python, solve_pseudo_labels(proba, **kwargs))
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 1e3])
+def test_compiled_best_responses_equal_python(run_in_python, scale):
+    rng = np.random.default_rng(0)
+    proba, price = rng.dirichlet(np.full(5, 0.5), size=60), scale * rng.random(5)
+    marks = np.zeros((2, 60, 5), dtype=bool)
+    python = run_in_python(
+        lambda: dual.best_responses(proba, price, 0.1 * scale, marks[0])
+    )
+    compiled = dual.best_responses(proba, price, 0.1 * scale, marks[1])
+    assert python == pytest.approx(compiled, rel=1e-14)
+    assert_array_equal(*marks)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    "system",
+    [
+        [[4.0, 1.0], [1.0, 3.0]],
+        [[1.0, 1 + 1e-13], [1 + 1e-13, 1.0]],  # indefinite by rounding
+        [[1.0, 1 + 1e-11], [1 + 1e-11, 1.0]],
+    ],
+)
+def test_factor_of_a_matrix_that_is_nearly_semidefinite(compiled, system):
+    factorize = _cholesky if compiled else _cholesky.py_func
+    factor = factorize(np.array(system))
+    assert factor[0, 1] == 0
+    assert_allclose(factor @ factor.T, system, rtol=1e-7)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_factor_of_a_matrix_that_is_not_semidefinite_is_its_diagonal(compiled):
+    factorize = _cholesky if compiled else _cholesky.py_func
+    factor = factorize(np.array([[4.0, 9.0], [9.0, 1.0]]))
+    assert_allclose(factor, [[2, 0], [0, 1]], rtol=1e-7)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_factorized_system_is_solved(rng, compiled):
+    root = rng.normal(size=(6, 6))
+    system, wanted = root @ root.T, rng.normal(size=6)
+    x = system @ wanted
+    function = _solve_factorized if compiled else _solve_factorized.py_func
+    function(np.linalg.cholesky(system), x)
+    assert_allclose(x, wanted, rtol=1e-8)
+
+
+def test_kernels_work_where_no_cache_can_be_written(monkeypatch):
+    def njit_without_cache(*, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(kernel_module, "njit", njit_without_cache)
+    kernel = kernel_module.kernel(lambda x: 1 / x)
+    assert kernel(0.0) == math.inf

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from skcce import solve_pseudo_labels
-from skcce._pseudo_labels.em import expectation_maximization
+from skcce._pseudo_labels.em import prepare_em
 from skcce._pseudo_labels.objective import check_prior, positive_rows
 from skcce._pseudo_labels.projected_gradient import projected_gradient
 from skcce._pseudo_labels.solve import certify
@@ -45,19 +45,24 @@ def descend(proba, lam, tol, max_seconds, step_size=None):
     every twentieth part of the iterations; these looks are not in the seconds.
     """
     prior = check_prior(None, proba.shape[1])
-    labels = np.empty_like(proba)
-    if step_size is None:
-        run = partial(expectation_maximization, proba, labels, lam, prior)
-    else:
-        run = partial(projected_gradient, proba, labels, lam, prior, False, step_size)
+    labels = positive_rows(proba)
+
+    def prepare():
+        if step_size is None:
+            return prepare_em(proba, labels, lam, prior)
+        return partial(projected_gradient, proba, labels, lam, prior, False, step_size)
+
+    prepare()(n_iter=1)  # compiles
     labels[:] = positive_rows(proba)
-    run(n_iter=1)  # compiles
-    labels[:] = positive_rows(proba)
+    start = time.perf_counter()
+    run = prepare()
+    preparation = time.perf_counter() - start
     trace = [(0, 0.0, relative_gap(proba, labels, lam))]
     while True:
         n_iter, seconds, gap = trace[-1]
         if gap <= tol or seconds >= max_seconds or stuck(trace):
             return np.array(trace)
+        seconds = seconds if n_iter else preparation
         time_left = (max_seconds - seconds) * n_iter / seconds if n_iter else 1
         more = 1 + int(min(n_iter // 20, time_left))
         start = time.perf_counter()

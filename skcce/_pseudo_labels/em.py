@@ -14,7 +14,9 @@ name            paper                    meaning
 =============== ======================== ==========================================
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -40,15 +42,29 @@ def expectation_maximization(
     n_iter: int,
     n_jobs: int | None = None,
 ) -> None:
-    """Run EM on `labels` (n_samples, n_clusters) in place, without any checks.
+    """Run EM on `labels` (n_samples, n_clusters) in place, without any checks."""
+    prepare_em(proba, labels, lam, prior, n_jobs)(n_iter=n_iter)
 
-    The result does not depend on `n_jobs`, the number of threads.
+
+def prepare_em(
+    proba: NDArray,
+    labels: NDArray,
+    lam: float,
+    prior: NDArray,
+    n_jobs: int | None = None,
+) -> Callable[[int], None]:
+    """Return a function that runs so many EM iterations on `labels`, in place.
+
+    What it needs once, for about the time of an iteration, is computed here. The result
+    depends neither on `n_jobs`, the number of threads, nor on where the iterations are
+    interrupted for a look at the labels.
     """
     n_samples, n_clusters = labels.shape
     weight = min(lam * n_samples, _MAX_WEIGHT) * prior
     best = proba.max(axis=1)
     sums = np.zeros((2, -(-n_samples // _BLOCK), n_clusters))
     sums[0, 0] = labels.sum(axis=0, dtype=np.float64)
+    flips = cycle([0, 1])  # of the two sums, which one is the old
 
     n_blocks = len(sums[0])
     n_parts = min(effective_n_jobs(n_jobs), labels.size // _MIN_SIZE + 1, n_blocks)
@@ -62,13 +78,16 @@ def expectation_maximization(
             proba[rows], best[rows], weight, labels[rows], sums[old], new_sums
         )
 
-    # The pool starts a thread at the first task: none for a single part.
-    with ThreadPoolExecutor(n_parts) as pool:
-        for i in range(n_iter):
-            others = [pool.submit(iterate, part, i % 2) for part in range(1, n_parts)]
-            iterate(0, i % 2)
-            for other in others:
-                other.result()
+    def run(n_iter: int) -> None:
+        # The pool starts a thread at the first task: none for a single part.
+        with ThreadPoolExecutor(n_parts) as pool:
+            for old in islice(flips, n_iter):
+                others = [pool.submit(iterate, i, old) for i in range(1, n_parts)]
+                iterate(0, old)
+                for other in others:
+                    other.result()
+
+    return run
 
 
 @kernel

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from skcce._pseudo_labels.dual import balancing_price, best_responses, duality_gap
-from skcce._pseudo_labels.em import expectation_maximization
+from skcce._pseudo_labels.em import prepare_em
 from skcce._pseudo_labels.interior_point import interior_point
 from skcce._pseudo_labels.objective import (
     check_prior,
@@ -184,9 +184,7 @@ def solve_pseudo_labels(
 
     labels = _start(proba, init)
     if solver == "em":
-        run = partial(
-            expectation_maximization, proba, labels, lam, prior, n_jobs=n_jobs
-        )
+        run = prepare_em(proba, labels, lam, prior, n_jobs)
     else:
         run = partial(projected_gradient, proba, labels, lam, prior, forward, step_size)
     # A look at the gap costs less than an iteration; looks become rarer, so that they

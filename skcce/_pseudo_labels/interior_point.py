@@ -309,12 +309,10 @@ def _solve_working_set(
         if step < 0.05:
             target = max(target, 0.7 * mu)
             trust = 0.0
-        for i in range(n_open):
-            second = trust * reach[i]
-            for e in range(first[i], first[i + 1]):
-                product = second * d_label[e] * d_slack[e]
-                change[e] = (target - product) / slack[e] - label[e]
-            turn[i] -= second * d_hit[i] * d_pull[i] / pull[i]
+        _correct(
+            first, label, slack, pull, d_label, d_slack, d_hit, d_pull, reach, trust,
+            target, change, turn,
+        )  # fmt: skip
         for k in range(n_clusters):
             d_usage[k] *= trust
         _demand(
@@ -331,20 +329,15 @@ def _solve_working_set(
         label_step *= longest
         price_step *= longest
         step = min(label_step, price_step)
-        for e in range(n_entries):
-            label[e] += label_step * d_label[e]
         for k in range(n_clusters):
             least = -np.inf
             if not forward:  # The price is positive, and the usage at most 1.
                 least = max(0.1 * (lam + price[k]), lam * prior[k]) - lam
             price[k] = max(price[k] + price_step * d_price[k], least)
-        for i in range(n_open):
-            pull[i] += price_step * d_pull[i]
-            top = -np.inf
-            for e in range(first[i], first[i + 1]):
-                top = max(top, price[cluster[e]] + pull[i] * ratio[e])
-            # Where a price fell less than planned, the slacks stay positive.
-            level[i] = max(level[i] + price_step * d_level[i], top + 0.01 * target)
+        _advance(
+            first, cluster, ratio, price, d_label, d_pull, d_level, label_step,
+            price_step, 0.01 * target, label, pull, level,
+        )  # fmt: skip
         n_iter += 1
     return best_label, best_hit, best_usage, best_price, n_iter
 
@@ -439,6 +432,46 @@ def _demand(
             excess = -missing / (lam * prior[k])
             gap += lam * prior[k] * (excess - np.log1p(excess))
     return gap
+
+
+@kernel
+def _correct(
+    first, label, slack, pull, d_label, d_slack, d_hit, d_pull, reach, trust, target,
+    change, turn,
+):  # fmt: skip
+    """Set the right-hand side of the corrector.
+
+    first, label, slack, pull, d_label, d_slack, d_hit, d_pull, reach : IN; the step and
+        its reach are those of the predictor
+    trust : part of its second-order terms that is taken over
+    target : of all products label * slack
+    change : (n_entries,) OUT; turn : (n_open,) IN/OUT
+    """
+    for i in range(len(first) - 1):
+        second = trust * reach[i]
+        for e in range(first[i], first[i + 1]):
+            product = second * d_label[e] * d_slack[e]
+            change[e] = (target - product) / slack[e] - label[e]
+        turn[i] -= second * d_hit[i] * d_pull[i] / pull[i]
+
+
+@kernel
+def _advance(
+    first, cluster, ratio, price, d_label, d_pull, d_level, label_step, price_step,
+    least_slack, label, pull, level,
+):  # fmt: skip
+    """Take a step; the slacks stay positive where a price fell less than planned.
+
+    first, cluster, ratio, price, d_label, d_pull, d_level : IN; price is the new one
+    label : (n_entries,) IN/OUT; pull, level : (n_open,) IN/OUT
+    """
+    for i in range(len(first) - 1):
+        pull[i] += price_step * d_pull[i]
+        top = -np.inf
+        for e in range(first[i], first[i + 1]):
+            label[e] += label_step * d_label[e]
+            top = max(top, price[cluster[e]] + pull[i] * ratio[e])
+        level[i] = max(level[i] + price_step * d_level[i], top + least_slack)
 
 
 @kernel

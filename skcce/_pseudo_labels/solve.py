@@ -164,8 +164,8 @@ def solve_pseudo_labels(
     >>> from skcce import solve_pseudo_labels
     >>> result = solve_pseudo_labels([[0.9, 0.1], [0.7, 0.3]], lam=10.0)
     >>> result.pseudo_labels.round(2)
-    array([[1., 0.],
-           [0., 1.]])
+    array([[0.84, 0.16],
+           [0.21, 0.79]])
     >>> result.converged
     True
     """

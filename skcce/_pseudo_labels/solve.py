@@ -112,7 +112,8 @@ def solve_pseudo_labels(
     solver : {"interior-point", "em", "pgd"}, default="interior-point"
         ``"interior-point"`` solves the dual problem, in one price per cluster, with a
         primal-dual interior-point method on the labels that can be in play: the
-        fastest by far where an accurate optimum is wanted. The optimum is nearly
+        fastest by far where an accurate optimum is wanted, except with hundreds of
+        clusters and predictions that are far from the prior. The optimum is nearly
         one-hot for small `lam`.
 
         ``"em"`` is the paper's expectation-maximisation, for the reverse divergence:

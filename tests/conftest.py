@@ -10,6 +10,15 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, make_blobs
 
+# Which solver of the pseudo-labels takes which divergence.
+SOLVERS = [
+    ("interior-point", "reverse"),
+    ("interior-point", "forward"),
+    ("em", "reverse"),
+    ("pgd", "reverse"),
+    ("pgd", "forward"),
+]
+
 
 @pytest.fixture
 def rng():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import SOLVERS
 from mpmath import fsum, log, mpf, workdps
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
@@ -12,13 +13,6 @@ from skcce._pseudo_labels.dual import balancing_price, duality_gap
 from skcce._pseudo_labels.objective import kl_divergence
 from skcce._pseudo_labels.solve import certify
 
-SOLVERS = [
-    ("interior-point", "reverse"),
-    ("interior-point", "forward"),
-    ("em", "reverse"),
-    ("pgd", "reverse"),
-    ("pgd", "forward"),
-]
 all_solvers = pytest.mark.parametrize(("solver", "divergence"), SOLVERS)
 each_solver = pytest.mark.parametrize("solver", ["interior-point", "em", "pgd"])
 both_divergences = pytest.mark.parametrize("divergence", ["reverse", "forward"])

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from conftest import SOLVERS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -39,13 +40,6 @@ PRIORS = {
     "zero": lambda rng, k: np.r_[np.ones(k - 1), 0.0],
     "random": lambda rng, k: rng.dirichlet(np.full(k, 0.3)),
 }
-SOLVERS = [
-    ("interior-point", "reverse"),
-    ("interior-point", "forward"),
-    ("em", "reverse"),
-    ("pgd", "reverse"),
-    ("pgd", "forward"),
-]
 EXACT = [pair for pair in SOLVERS if pair[0] == "interior-point"]
 
 all_solvers = pytest.mark.parametrize(("solver", "divergence"), SOLVERS)

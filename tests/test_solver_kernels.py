@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import SOLVERS
 from numba import njit
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
@@ -26,13 +27,6 @@ PRIORS = {
     "zero": [0, 1, 2],
     "tiny": [1, 1, 1e-9],
 }
-SOLVERS = [
-    ("interior-point", "reverse"),
-    ("interior-point", "forward"),
-    ("em", "reverse"),
-    ("pgd", "reverse"),
-    ("pgd", "forward"),
-]
 
 
 def in_python(kernel):

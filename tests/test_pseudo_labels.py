@@ -1,5 +1,7 @@
 """The public function: arguments, layouts, stopping rules, extreme values."""
 
+import signal
+
 import numpy as np
 import pytest
 from conftest import SOLVERS
@@ -8,7 +10,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 
 from skcce import solve_pseudo_labels
-from skcce._pseudo_labels import MAX_LAM, check_prior, fairness, pseudo_label_loss
+from skcce._pseudo_labels import (
+    MAX_LAM,
+    check_prior,
+    fairness,
+    interior_point,
+    pseudo_label_loss,
+)
 from skcce._pseudo_labels.dual import balancing_price, duality_gap
 from skcce._pseudo_labels.objective import kl_divergence
 from skcce._pseudo_labels.solve import certify
@@ -341,6 +349,35 @@ def test_a_share_too_small_for_the_dtype_leaves_a_finite_loss(
 
 
 # ------------------------------------------------------------------------------- inputs
+
+
+@pytest.mark.parametrize("work", [0.0, 1e5])
+@both_divergences
+def test_pauses_do_not_change_the_result(monkeypatch, divergence, work):
+    proba = draw_predictions(200, 6)
+    expected = solve_pseudo_labels(proba, lam=3.0, divergence=divergence)
+    monkeypatch.setattr(interior_point, "_LONGEST", work)
+    result = solve_pseudo_labels(proba, lam=3.0, divergence=divergence)
+    assert result[1:] == expected[1:]
+    assert_array_equal(result.pseudo_labels, expected.pseudo_labels)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="POSIX timers only")
+@pytest.mark.parametrize("delay", [0.003, 0.05, 0.3])
+def test_exact_solver_can_be_interrupted(delay):
+    # A solve of seconds, whose kernels release control after a part of one.
+    proba = draw_predictions(10_000, 100) * np.logspace(0, 2, 100)
+    proba /= proba.sum(axis=1, keepdims=True)
+    solve_pseudo_labels(proba[:50], lam=1.0)  # compiles
+
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        with pytest.raises(KeyboardInterrupt):
+            solve_pseudo_labels(proba, lam=4.0, tol=1e-9)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def frozen(array):

@@ -107,9 +107,9 @@ def test_compiled_rounds_of_working_sets_equal_python(
     rounds = []
     gather = interior_point._gather
 
-    def spy(proba, candidates):
+    def spy(proba, candidates, n_candidates):
         rounds.append(candidates.sum())
-        return gather(proba, candidates)
+        return gather(proba, candidates, n_candidates)
 
     with monkeypatch.context() as patch:
         patch.setattr(interior_point, "_gather", spy)

@@ -48,6 +48,10 @@ _LEAST_MARGIN = 1e-6  # slacks start with it, and are differences of numbers nea
 
 _FIXED = 1e200  # stiffness of a price that does not move
 _MAX_STEPS = 100  # of one interior-point solve; 5 to 50 are usual
+# Operations, about, after which a kernel returns: Python sees Ctrl-C only in between.
+# Nor may a kernel that Python calls return an array: Numba runs Python code to wrap it,
+# does not notice the KeyboardInterrupt that this raises, and ends with a SystemError.
+_LONGEST = 1e8
 
 
 def interior_point(
@@ -61,7 +65,8 @@ def interior_point(
     """Solve for the pseudo-labels to a relative duality gap of `tol`.
 
     Returns the labels, the prices, the samples' mean best response to these (see
-    `best_responses`), and the number of interior-point steps.
+    `best_responses`), and the number of interior-point steps. If it has to stop early,
+    labels and prices are those of the round with the least gap.
     """
     n_samples, n_clusters = proba.shape
     # The shares in a sample of rows have a relative standard error of sqrt(n_clusters /
@@ -80,14 +85,14 @@ def interior_point(
         price = _claim_prices(proba, lam, prior, forward)
 
     wanted = prior > 0
-    last_gap = np.inf
+    last_gap = least_gap = np.inf
     candidates = np.zeros(proba.shape, dtype=np.bool_)
     _, n_candidates = best_responses(proba, price, margin, candidates)
     while True:
         while not candidates[:, wanted].any(axis=0).all():
             margin *= 2
             _, n_candidates = best_responses(proba, price, margin, candidates)
-        working_set = _gather(proba, candidates)
+        working_set = _gather(proba, candidates, n_candidates)
         only, sample, first, cluster, ratio, settled, mean_log = working_set
         label, hit, usage, new_price, steps = _solve_working_set(
             first, cluster, ratio, settled, n_samples, lam, prior, forward, price,
@@ -100,6 +105,11 @@ def interior_point(
         collision = -mean_log - np.log(hit).sum() / n_samples
         loss = collision + lam * fairness(usage, prior, forward)
         gap = duality_gap(collision, response, usage, price, lam, prior, forward)
+        # Each round starts anew: one that is cut short may be far behind the last.
+        if gap < least_gap or least_gap == np.inf:
+            least_gap = np.fmin(gap, np.inf)  # never nan
+            best_entries = only, sample, first, cluster, label.copy()
+            best_price, best_response = price, response
         if (
             gap <= tol * max(1.0, loss)
             or n_iter >= max_iter
@@ -110,8 +120,8 @@ def interior_point(
             margin *= 2
         last_gap = gap
     labels = np.zeros_like(proba)
-    _scatter(only, sample, first, cluster, label, labels)
-    return labels, price, response, n_iter
+    _scatter(*best_entries, labels)
+    return labels, best_price, best_response, n_iter
 
 
 def _claim_prices(proba: NDArray, lam: float, prior: NDArray, forward: bool) -> NDArray:
@@ -121,7 +131,9 @@ def _claim_prices(proba: NDArray, lam: float, prior: NDArray, forward: bool) -> 
     The shares of samples that it gets at each price are its supply curve; where that
     meets its demand at the same price, we have the price.
     """
-    supply = _count_bids(proba).cumsum(axis=1) / len(proba)
+    supply = np.zeros((len(prior), _BINS))
+    _count_bids(proba, supply)
+    supply = supply.cumsum(axis=1) / len(proba)
     bid = np.arange(_BINS) / _BINS
     with np.errstate(over="ignore", under="ignore"):
         falling = np.exp(-bid / lam) if forward else lam / (lam + bid)
@@ -131,27 +143,24 @@ def _claim_prices(proba: NDArray, lam: float, prior: NDArray, forward: bool) -> 
 
 
 @kernel
-def _count_bids(proba):
-    """Return the histogram of 1 - proba / max(proba) for every cluster.
+def _count_bids(proba, counts):
+    """Add up the histogram of 1 - proba / max(proba) for every cluster.
 
     proba : (n_samples, n_clusters) IN
-    returns : (n_clusters, _BINS)
+    counts : (n_clusters, _BINS) OUT, zero at the start
     """
     n_samples, n_clusters = proba.shape
-    counts = np.zeros((n_clusters, _BINS))
     for i in range(n_samples):
         scale = (_BINS - 1) / np.float64(proba[i].max())
         for k in range(n_clusters):
             counts[k, _BINS - 1 - int(proba[i, k] * scale)] += 1
-    return counts
 
 
-@kernel
-def _gather(proba, candidates):
+def _gather(proba, candidates, n_candidates):
     """List the candidates of all samples that have more than one.
 
     proba : (n_samples, n_clusters) IN
-    candidates : (n_samples, n_clusters) bool IN
+    candidates : (n_samples, n_clusters) bool IN, of which n_candidates are set
     returns : only (n_samples,), a sample's single candidate, or -1; sample (n_open,),
         the other samples, in order of their number of candidates, so that the loops
         over these are predictable; first (n_open + 1,), cluster and ratio (n_entries,)
@@ -160,10 +169,32 @@ def _gather(proba, candidates):
         among the candidates
     """
     n_samples, n_clusters = proba.shape
-    only = np.full(n_samples, -1)
+    only, sample = np.full((2, n_samples), -1)
+    first = np.zeros(n_samples + 1, dtype=np.int64)
+    cluster = np.empty(n_candidates, dtype=np.int64)
+    ratio = np.empty(n_candidates)
+    settled = np.zeros(n_clusters)
+    n_open, mean_log = _list_candidates(
+        proba, candidates, only, sample, first, cluster, ratio, settled
+    )
+    first = first[: n_open + 1]
+    n_entries = first[-1]
+    cluster, ratio = cluster[:n_entries], ratio[:n_entries]
+    return only, sample[:n_open], first, cluster, ratio, settled, mean_log
+
+
+@kernel
+def _list_candidates(proba, candidates, only, sample, first, cluster, ratio, settled):
+    """Fill the arrays of `_gather`, which are long enough in any case.
+
+    proba, candidates : (n_samples, n_clusters) IN
+    only, sample, first, cluster, ratio, settled : OUT; at the start, only is -1, and
+        first and settled are 0
+    returns : n_open; mean over all samples of ln of the largest candidate's prediction
+    """
+    n_samples, n_clusters = proba.shape
     count = np.zeros(n_samples, dtype=np.int64)
     with_count = np.zeros(n_clusters + 1, dtype=np.int64)
-    settled = np.zeros(n_clusters)
     log_sum = 0.0
     for i in range(n_samples):
         last = 0
@@ -176,8 +207,6 @@ def _gather(proba, candidates):
             settled[last] += 1
             log_sum += np.log(proba[i, last])
 
-    n_open = with_count[2:].sum()
-    first = np.zeros(n_open + 1, dtype=np.int64)
     row = 0
     for size in range(2, n_clusters + 1):
         start = row
@@ -185,10 +214,8 @@ def _gather(proba, candidates):
             first[row + 1] = first[row] + size
             row += 1
         with_count[size] = start  # from here on, the next free row
+    n_open = row
 
-    sample = np.empty(n_open, dtype=np.int64)
-    cluster = np.empty(first[-1], dtype=np.int64)
-    ratio = np.empty(first[-1])
     for i in range(n_samples):
         if count[i] == 1:
             continue
@@ -206,7 +233,7 @@ def _gather(proba, candidates):
         for e in range(first[row], entry):
             ratio[e] /= largest
         log_sum += np.log(largest)
-    return only, sample, first, cluster, ratio, settled, log_sum / n_samples
+    return n_open, log_sum / n_samples
 
 
 @kernel
@@ -224,7 +251,6 @@ def _scatter(only, sample, first, cluster, label, labels):
             labels[sample[row], cluster[e]] = label[e]
 
 
-@kernel
 def _solve_working_set(
     first, cluster, ratio, settled, n_samples, lam, prior, forward, price, start, tol,
     max_iter,
@@ -238,25 +264,48 @@ def _solve_working_set(
     returns : label (n_entries,), hit (n_open,), usage and price (n_clusters,), and the
         number of steps
     """
+    n_entries, n_open, n_clusters = len(cluster), len(first) - 1, len(price)
+    entries = np.empty((7, n_entries))
+    rows = np.empty((9, n_open))
+    clusters = np.empty((8, n_clusters))
+    label, best_label, *_ = entries
+    _, best_hit, pull, level, *_ = rows
+    clusters[0] = price
+    _start(first, cluster, ratio, price, start, label, pull, level)
+    per_entry = 50 + n_entries / max(n_open, 1)
+    pause = 1 + int(_LONGEST / (per_entry * n_entries + n_clusters**3))
+    progress = np.array([0, 1, np.inf, np.inf, 0])
+    while not _take_steps(
+        first, cluster, ratio, settled, n_samples, lam, prior, forward, tol, max_iter,
+        pause, entries, rows, clusters, progress,
+    ):  # fmt: skip
+        pass
+    return best_label, best_hit, clusters[2], clusters[3], int(progress[0])
+
+
+@kernel
+def _take_steps(
+    first, cluster, ratio, settled, n_samples, lam, prior, forward, tol, max_iter,
+    pause, entries, rows, clusters, progress,
+):  # fmt: skip
+    """Take up to `pause` steps of `_solve_working_set`, from where the last call ended.
+
+    first, cluster, ratio, settled, ... max_iter : IN, see there
+    entries, rows, clusters, progress : IN/OUT, its state and workspace
+    returns : whether there is no more to do
+    """
     n_open = len(first) - 1
     n_entries = len(cluster)
-    n_clusters = len(price)
-    price = price.copy()
-    entries = np.empty((7, n_entries))
+    n_clusters = len(prior)
     label, best_label, slack, weight, change, d_label, d_slack = entries
-    rows = np.empty((9, n_open))
     hit, best_hit, pull, level, turn, d_hit, d_pull, d_level, reach = rows
     pivots = np.empty((n_open, 3))
-    clusters = np.empty((7, n_clusters))
-    usage, best_usage, best_price, stiffness, demand, d_usage, d_price = clusters
+    price, usage, best_usage, best_price, stiffness, demand, d_usage, d_price = clusters
     system = np.empty((n_clusters, n_clusters))
 
-    _start(first, cluster, ratio, price, start, label, pull, level)
-    n_iter = 0
-    step = 1.0
-    lowest_gap = np.inf
-    milestone = np.inf  # the gap after the last step that was worth its while
-    n_in_vain = 0
+    # The last two: the gap after the last step that was worth its while, and the number
+    # of steps since.
+    n_iter, step, lowest_gap, milestone, n_in_vain = progress
     while True:
         gap, mu = _measure(
             first, cluster, ratio, settled, n_samples, price, pull, level, label,
@@ -277,7 +326,7 @@ def _solve_working_set(
             best_usage[:] = usage
             best_price[:] = price
         if gap <= tol or n_iter == max_iter or not np.isfinite(gap):
-            break
+            return True
 
         # Full steps may run in a circle, among prices that hit their bound.
         longest = 0.99 if n_in_vain < 8 else 0.3
@@ -288,7 +337,7 @@ def _solve_working_set(
             system,
         )  # fmt: skip
         if not np.isfinite(system.sum()):
-            break
+            return True
         factor = _cholesky(system)
         for e in range(n_entries):
             change[e] = -label[e]
@@ -325,7 +374,7 @@ def _solve_working_set(
             d_label, d_slack, d_hit, d_pull, d_level, d_usage, d_price, reach,
         )  # fmt: skip
         if not np.isfinite(label_step * price_step + d_price.sum() + d_usage.sum()):
-            break
+            return True
         label_step *= longest
         price_step *= longest
         step = min(label_step, price_step)
@@ -339,7 +388,9 @@ def _solve_working_set(
             price_step, 0.01 * target, label, pull, level,
         )  # fmt: skip
         n_iter += 1
-    return best_label, best_hit, best_usage, best_price, n_iter
+        progress[:] = n_iter, step, lowest_gap, milestone, n_in_vain
+        if n_iter % pause == 0:
+            return False
 
 
 @kernel

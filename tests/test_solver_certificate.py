@@ -9,10 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.optimize import LinearConstraint, brentq, minimize, minimize_scalar
+from scipy.special import softmax
 
 from skcce import solve_pseudo_labels
 from skcce._pseudo_labels import check_prior
-from skcce._pseudo_labels.dual import balancing_price, best_responses
+from skcce._pseudo_labels import interior_point as interior_point_module
+from skcce._pseudo_labels import solve as solve_module
+from skcce._pseudo_labels.dual import balancing_price, best_responses, duality_gap
 from skcce._pseudo_labels.interior_point import interior_point
 
 LEAST = {np.float64: 300, np.float32: 37}
@@ -190,9 +193,9 @@ def test_certificate_is_true_however_early_the_solver_stops(
     loss, _ = loss_and_bound(problem, result.pseudo_labels, None, divergence)
     rounding = problem.rounding(loss)
     assert result.loss == pytest.approx(loss, rel=1e-13, abs=rounding)
-    assert result.gap >= -rounding
+    assert result.gap >= 0
     best = problem.solve(divergence=divergence, tol=1e-9)
-    assert best.gap >= -rounding
+    assert best.gap >= 0
     assert best.loss - best.gap <= loss + rounding
     if np.isfinite(loss):
         assert loss - best.loss <= result.gap + rounding
@@ -219,7 +222,7 @@ def test_exact_solver_in_float32(divergence, problem):
     assert_distributions(result.pseudo_labels)
     loss, _ = loss_and_bound(double, result.pseudo_labels, None, divergence)
     rounding = problem.rounding(loss)
-    assert -rounding <= result.gap <= 1e-6 * max(1, loss) + rounding
+    assert 0 <= result.gap <= 1e-6 * max(1, loss) + rounding
     assert best.loss - best.gap - rounding <= loss <= best.loss + result.gap + rounding
 
 
@@ -233,7 +236,7 @@ def test_em_in_float32(problem):
     loss, _ = loss_and_bound(double, result.pseudo_labels, None, "reverse")
     best = double.solve()
     rounding = problem.rounding(loss)
-    assert result.gap >= -rounding
+    assert result.gap >= 0
     assert loss - best.loss <= result.gap + rounding
     # Shares that only float64 can hold make a difference, up to what is to be gained.
     assert loss <= wide.loss + max(result.gap, wide.gap) + rounding
@@ -346,6 +349,43 @@ def test_gap_of_an_unfinished_exact_solve(divergence, max_iter):
         else:
             assert result.gap > 1e-6 * max(1, result.loss)
     assert n_unfinished > 0
+
+
+@both_divergences
+def test_best_round_of_an_unfinished_exact_solve(monkeypatch, divergence):
+    rng = np.random.default_rng(0)
+    proba = softmax(3 * rng.normal(size=(2000, 30)) + 3 * rng.normal(size=30), axis=1)
+    gaps = []
+
+    def spy(*args):
+        gaps.append(duality_gap(*args))
+        return gaps[-1]
+
+    monkeypatch.setattr(interior_point_module, "duality_gap", spy)
+    result = solve_pseudo_labels(
+        proba, lam=4, divergence=divergence, tol=1e-12, max_iter=60
+    )
+    assert not result.converged
+    assert gaps[-1] > 2 * min(gaps)
+    assert result.gap == pytest.approx(min(gaps), rel=1e-6)
+
+
+@both_divergences
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_rounding_makes_no_gap_negative(monkeypatch, divergence, dtype):
+    # What `certify` clips is below 0 for some of these problems.
+    raw = []
+
+    def spy(*args):
+        raw.append(duality_gap(*args))
+        return raw[-1]
+
+    monkeypatch.setattr(solve_module, "duality_gap", spy)
+    for seed in range(40):
+        problem = draw_problem(seed, 20, 3, "ordinary", "even", 1.0, dtype)
+        result = problem.solve(divergence=divergence, tol=1e-15)
+        assert result.gap == max(raw[-1], 0)
+    assert min(raw) < 0
 
 
 @pytest.mark.parametrize("sigma", ["ordinary", "tiny", "ties", "zeros", "one-hot"])

@@ -106,6 +106,57 @@ def test_too_large_a_step_is_reported(divergence, lam, step_size):
     assert_allclose(labels.sum(axis=1), 1, rtol=0, atol=5 * np.finfo(float).eps)
 
 
+@both_divergences
+@pytest.mark.parametrize("lam", [1.0, 30.0, 1e6])
+@pytest.mark.parametrize("step_size", [1.0, 1e2, 1e50])
+@pytest.mark.parametrize("prior", [[1, 1, 1, 1, 1], [4, 3, 2, 1, 0]])
+def test_too_large_a_step_ends_with_the_best_labels(divergence, lam, step_size, prior):
+    proba = draw_predictions(21, 5)
+    kwargs = {"lam": lam, "divergence": divergence, "prior": prior}
+    losses = [
+        run(proba, step_size=step_size, max_iter=max_iter, **kwargs).loss
+        for max_iter in (1, 2, 5, 10, 30)
+    ]
+    assert np.isfinite(losses).all()
+    assert losses == sorted(losses, reverse=True)
+    start = run(proba, step_size=1e-300, max_iter=1, **kwargs)
+    assert losses[0] <= start.loss
+
+
+@pytest.mark.parametrize("init", [None, "proba", "forbidden"])
+@pytest.mark.parametrize("step_size", [1e-3, 1.0, 1e3, 1e300])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_forbidden_clusters_stay_empty(init, step_size, dtype):
+    proba = draw_predictions(21, 4).astype(dtype)
+    if init is not None:
+        init = proba if init == "proba" else np.tile([0, 0.4, 0, 0.6], (21, 1))
+    prior = [3, 0, 2, 0]
+    for max_iter in (1, 2, 20):
+        result = run(
+            proba,
+            lam=1.0,
+            prior=prior,
+            divergence="forward",
+            init=init,
+            step_size=step_size,
+            max_iter=max_iter,
+        )
+        assert result.pseudo_labels.dtype == dtype
+        assert_allclose(result.pseudo_labels.sum(axis=1), 1, rtol=1e-6)
+        assert not result.pseudo_labels[:, [1, 3]].any()
+        assert np.isfinite([result.loss, result.gap]).all()
+
+
+@pytest.mark.parametrize("prior", [[5, 3, 2], [1, 0, 2]])
+def test_forward_divergence_with_a_zero_prior_is_solved(prior):
+    proba = draw_predictions(50, 3)
+    kwargs = {"lam": 0.5, "prior": prior, "divergence": "forward"}
+    result = run(proba, step_size=0.1, max_iter=20_000, **kwargs)
+    best = solve_pseudo_labels(proba, tol=1e-10, **kwargs)
+    assert result.converged
+    assert -1e-10 <= result.loss - best.loss <= 1e-6 * max(1, best.loss)
+
+
 @pytest.mark.parametrize("step_size", [1e280, 1e308])
 def test_no_step_size_gives_nan(step_size):
     result = run([[0.9, 0.1], [1, 0]], lam=1.0, step_size=step_size, max_iter=20)

@@ -23,13 +23,14 @@ def projected_gradient(
     """Run projected gradient descent on `labels` in place.
 
     A step goes along the negative gradient of n_samples times the loss, so that a
-    sample's step does not depend on the number of samples.
+    sample's step does not depend on the number of samples. Clusters that the forward
+    divergence forbids, those of zero prior, lose all labels in the first step.
     """
     for _ in range(n_iter):
         usage = np.maximum(labels.mean(axis=0, dtype=np.float64), _LEAST)
         if forward:
-            wanted = np.maximum(prior, _LEAST)
-            reward = -lam * (np.log(usage / wanted) + 1)
+            with np.errstate(divide="ignore"):
+                reward = lam * (np.log(prior) - np.log(usage) - 1)
         else:
             reward = lam * prior / usage
         _gradient_step(proba, reward, step_size, labels)
@@ -40,7 +41,8 @@ def _gradient_step(proba, reward, step_size, labels):
     """Take a step and project every row onto the simplex.
 
     proba : (n_samples, n_clusters) IN
-    reward : (n_clusters,) IN, minus the gradient of the fairness term
+    reward : (n_clusters,) IN, minus the gradient of the fairness term; -inf for a
+        cluster whose labels have to be zero
     labels : (n_samples, n_clusters) IN/OUT
 
     The projection is max(x - threshold, 0), where the threshold makes the row sum to 1;
@@ -56,6 +58,7 @@ def _gradient_step(proba, reward, step_size, labels):
         for k in range(n_clusters):
             step = step_size * (proba[i, k] * pull + reward[k])
             point[k] = labels[i, k] + min(max(step, -_LARGEST), _LARGEST)
+            point[k] = point[k] if reward[k] > -np.inf else -np.inf
         # A shift of the row does not change the result; with the largest entry at zero
         # the 1 is not lost beside huge entries.
         highest = point.max()

@@ -34,7 +34,8 @@ class PseudoLabels(NamedTuple):
     loss : float
         Value of the minimized objective at `pseudo_labels`, in nats.
     gap : float
-        Duality gap, in nats: `loss` exceeds the optimum by no more than this.
+        Duality gap, in nats: `loss` exceeds the optimum by no more than this, up to
+        rounding. Never negative: what rounding takes below 0 is reported as 0.
     n_iter : int
         Number of iterations of the solver.
     converged : bool
@@ -89,18 +90,20 @@ def solve_pseudo_labels(
 
     or, with ``divergence="forward"``, the one with :math:`\mathrm{KL}(\bar y \,\|\, u)`
     (eq. 10). Every solver reports a certificate: the duality gap, which bounds how
-    far the loss is above the optimum.
+    far the loss is above the optimum. A solver that ends before the gap is small gives
+    no warning: look at ``converged``.
 
     Parameters
     ----------
     proba : array-like of shape (n_samples, n_clusters)
-        Predictions (:math:`\sigma`), non-negative, rows summing to 1. float32 and
-        float64 are kept, other types are converted to float64.
+        Predictions (:math:`\sigma`), non-negative, rows summing to 1 (a difference of
+        up to 1e-3 passes, and is not mended). float32 and float64 are kept, other types
+        are converted to float64.
     lam : float
-        Weight (:math:`\lambda > 0`) of the fairness term in the *mean-level* loss
-        above, so that its meaning does not depend on the number of samples. The
-        paper's eq. (15), read literally, has :math:`\lambda M` in this place: its
-        100 with batches of 250 is ``lam=0.4`` here.
+        Weight (:math:`0 < \lambda \le 10^{15}`) of the fairness term in the
+        *mean-level* loss above, so that its meaning does not depend on the number of
+        samples. The paper's eq. (15), read literally, has :math:`\lambda M` in this
+        place: its 100 with batches of 250 is ``lam=0.4`` here.
     prior : array-like of shape (n_clusters,), default=None
         Target shares of the clusters (:math:`u`), non-negative; they are scaled to
         sum to 1. None means equal shares. A cluster with a share of zero is free in
@@ -122,24 +125,31 @@ def solve_pseudo_labels(
         the time of a few passes over `proba`.
 
         ``"pgd"`` is projected gradient descent with the constant `step_size`, the
-        paper's reference.
+        paper's reference. It may increase the loss; if it does not converge, the
+        labels of the least loss are returned, among the start and those that the gap
+        was computed of (see `tol`).
     init : array-like of shape (n_samples, n_clusters), default=None
-        Start of ``"em"`` and ``"pgd"``, rows on the simplex. None starts from `proba`.
-        In EM, a zero of an explicit start stays zero unless the cluster is the
-        sample's best one (Property 1). The interior-point method needs no start.
+        Start of ``"em"`` and ``"pgd"``, rows summing to 1 within 1e-3. None starts from
+        `proba`, with zeros lifted to 1e-30. In EM, a zero of an explicit start stays
+        zero unless the cluster is the sample's best one (Property 1). In the forward
+        divergence, what a start gives to clusters of zero prior goes to the others. The
+        interior-point method takes no start.
     step_size : float, default=1.0
-        Step of ``"pgd"`` along the gradient of n_samples times the loss. Too large a
-        step does not converge; what is too large falls with `lam` and the number of
-        clusters.
+        Step of ``"pgd"``, which alone uses it, along the gradient of n_samples times
+        the loss. Too large a step does not converge; what is too large falls with `lam`
+        and the number of clusters.
     max_iter : int, default=1000
         Maximum number of iterations.
     tol : float, default=1e-6
         Stop when the duality gap is at most ``tol * max(1, loss)``. It means the same
         for every solver. About 1e-12 can be reached in float64, 1e-6 in float32,
-        less where `lam` is huge.
+        less where `lam` is huge. ``"em"`` and ``"pgd"`` compute the gap after each of
+        the first ten iterations, then whenever their number has grown by a tenth: up to
+        a tenth of ``n_iter`` may be more than was needed.
     n_jobs : int, default=None
-        Number of threads of ``"em"``; None means 1, -1 all processors. They are used
-        where they pay, from about 200,000 labels. The result does not depend on it.
+        Number of threads of ``"em"``, which alone uses it; None means 1, -1 all
+        processors. They are used where they pay, from about 200,000 labels. The result
+        does not depend on it.
 
     Returns
     -------
@@ -183,11 +193,14 @@ def solve_pseudo_labels(
         loss, gap = certify(proba, labels, lam, prior, forward, price, response)
         return PseudoLabels(labels, loss, gap, n_iter, _converged(gap, loss, tol))
 
-    labels = _start(proba, init)
+    labels = _start(proba, init, prior, forward)
+    best = None  # the last: EM never increases the loss
     if solver == "em":
         run = prepare_em(proba, labels, lam, prior, n_jobs)
     else:
         run = partial(projected_gradient, proba, labels, lam, prior, forward, step_size)
+        loss, gap = certify(proba, labels, lam, prior, forward)
+        best = PseudoLabels(labels.copy(), loss, gap, 0, _converged(gap, loss, tol))
     # A look at the gap costs less than an iteration; looks become rarer, so that they
     # stay a small part of the time, and at most a tenth of the iterations is too many.
     n_iter = 0
@@ -196,9 +209,13 @@ def solve_pseudo_labels(
         run(n_iter=more)
         n_iter += more
         loss, gap = certify(proba, labels, lam, prior, forward)
-        converged = _converged(gap, loss, tol)
-        if converged or n_iter == max_iter:
-            return PseudoLabels(labels, loss, gap, n_iter, converged)
+        result = PseudoLabels(labels, loss, gap, n_iter, _converged(gap, loss, tol))
+        if best is not None and not result.converged:
+            if loss <= best.loss:
+                best = result._replace(pseudo_labels=labels.copy())
+            result = best._replace(n_iter=n_iter)
+        if result.converged or n_iter == max_iter:
+            return result
 
 
 def certify(
@@ -224,7 +241,8 @@ def certify(
     if response is None:
         nothing = np.empty((0, proba.shape[1]), dtype=np.bool_)
         response, _ = best_responses(proba, price, 0.0, nothing)
-    return loss, duality_gap(collision, response, usage, price, lam, prior, forward)
+    gap = duality_gap(collision, response, usage, price, lam, prior, forward)
+    return loss, 0.0 if gap < 0 else gap  # the samples' part may be, by rounding
 
 
 def _converged(gap: float, loss: float, tol: float) -> bool:
@@ -257,14 +275,30 @@ def _check_combination(
             )
 
 
-def _start(proba: NDArray, init: ArrayLike | None) -> NDArray:
+def _start(
+    proba: NDArray, init: ArrayLike | None, prior: NDArray, forward: bool
+) -> NDArray:
     """Return the start of an iterative solver, which will work in place."""
     if init is None:
-        return positive_rows(proba)
-    labels = check_simplex_rows(init, "init").astype(proba.dtype, copy=True)
-    if labels.shape != proba.shape:
-        raise ValueError(
-            f"init has shape {labels.shape}, but proba has {proba.shape}; "
-            "they must be equal."
-        )
-    return labels
+        labels = positive_rows(proba)
+    else:
+        labels = check_simplex_rows(init, "init").astype(proba.dtype, copy=True)
+        if labels.shape != proba.shape:
+            raise ValueError(
+                f"init has shape {labels.shape}, but proba has {proba.shape}; "
+                "they must be equal."
+            )
+    return _without_forbidden(labels, prior) if forward else labels
+
+
+def _without_forbidden(labels: NDArray, prior: NDArray) -> NDArray:
+    """Move what clusters of zero prior hold to the sample's others, in proportion.
+
+    A sample that holds no other cluster gets all of them, in equal parts.
+    """
+    wanted = prior > 0
+    if wanted.all():
+        return labels
+    labels = labels * wanted
+    labels[labels.max(axis=1) == 0] = wanted
+    return labels / labels.sum(axis=1, keepdims=True)

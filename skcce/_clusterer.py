@@ -1,7 +1,9 @@
 """The estimator: validation, starts, and the attributes of the best one."""
 
+import os
 import warnings
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -22,11 +24,18 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
+from skcce import _checkpoint
+from skcce._callbacks import (
+    N_WRAPPERS,
+    CallbackSupportMixin,
+    EpochCallbacks,
+    with_callbacks,
+)
 from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._neighbors import neighbor_average, principal_rows, smooth
 from skcce._pseudo_labels import MAX_LAM, check_prior
-from skcce._training import Recipe, Training, evaluate, train
+from skcce._training import Recipe, Training, begin, evaluate, train
 
 __all__ = ["CollisionClusterer"]
 
@@ -34,13 +43,33 @@ __all__ = ["CollisionClusterer"]
 # by then its loss tells about as much of its clusters as at the end.
 _TRIAL_EPOCHS = 4
 # What a model has to have defaults for.
-_DEFAULTS = frozenset({"lam", "solver", "em_iter", "n_neighbors", "init", "n_init"})
+_DEFAULTS = frozenset(
+    {
+        *("lam", "solver", "em_iter", "n_neighbors", "init", "n_init", "batch_size"),
+        "n_threads",
+    }
+)
+# What does not change where a training ends, or may change between two parts of it.
+_NOT_OF_THE_RUN = frozenset(
+    {
+        *("model", "max_iter", "tol", "verbose", "checkpoint"),
+        *("model__network", "model__device", "model__compile"),
+        "model__predict_batch_size",
+    }
+)
+# With fewer clusters in use than half of those wanted, for so many epochs from the
+# first one on, a training hardly recovers.
+_COLLAPSE_EPOCHS = 3
 # Each k-means start sees another sample of the rows: cheaper, and the starts differ.
 _KMEANS_ROWS = 4096
 
 
 class CollisionClusterer(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    ClusterMixin,
+    BaseEstimator,
 ):
     r"""Clustering by a softmax model that is trained with collision cross-entropy.
 
@@ -109,11 +138,19 @@ class CollisionClusterer(
     tol : float, default=1e-3
         Stop when in 3 epochs in a row at most this share of the samples changed its
         cluster.
+    checkpoint : str, path-like or None, default=None
+        File that is written after every epoch, for a model that can be saved, such as
+        :class:`skcce.deep.DeepSoftmax`. If it is there when fit begins, the training
+        goes on from it, and ends as if it had never been interrupted; delete it to
+        start anew. It may go on with another `max_iter` or `tol`; with other settings
+        or data it is an error.
     random_state : int, RandomState instance or None, default=None
         Seed of the starts and the order of the batches. An int gives the same result,
         bit for bit, on one machine, whatever the number of threads or processes.
     verbose : int, default=0
-        1 prints a line for each start and each epoch.
+        1 shows a progress bar, with the loss, the number of clusters in use, and the
+        balance of the last epoch: the entropy of the cluster shares relative to that of
+        equal ones. 2 also prints a line for each start and each epoch.
 
     Attributes
     ----------
@@ -131,6 +168,8 @@ class CollisionClusterer(
         The loss above, in nats, of the trained model on the training data.
     loss_curve_ : list of float
         Loss in each epoch, as its batches were visited.
+    share_curve_ : ndarray of shape (n_iter_, n_clusters)
+        Share of the samples in each cluster, in each epoch.
     n_iter_ : int
         Number of epochs.
     converged_ : bool
@@ -194,6 +233,7 @@ class CollisionClusterer(
             Interval(Integral, 1, None, closed="left"),
             StrOptions({"auto"}),
         ],
+        "checkpoint": [str, os.PathLike, None],
         "tol": [Interval(Real, 0, None, closed="left")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -214,6 +254,7 @@ class CollisionClusterer(
         max_iter: int = 20,
         batch_size: int | Literal["auto"] = "auto",
         tol: float = 1e-3,
+        checkpoint: str | os.PathLike | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
@@ -229,9 +270,11 @@ class CollisionClusterer(
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.tol = tol
+        self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose
 
+    @with_callbacks
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Find the clusters of `X`.
 
@@ -240,8 +283,9 @@ class CollisionClusterer(
         X : array-like of shape (n_samples, n_features)
             Training data. float32 and float64 are used as they are, other types are
             converted to float64.
-        y : Ignored
-            Present for API consistency.
+        y : array-like, default=None
+            Not used by the fit; handed to scikit-learn's callbacks, which may compare
+            it with the clusters of every epoch.
 
         Returns
         -------
@@ -252,7 +296,9 @@ class CollisionClusterer(
         ------
         ValueError
             If a parameter is out of its range or does not fit the data, or `X` is
-            empty, not 2-D, or not finite.
+            empty, not 2-D, or not finite; if `checkpoint` is that of another run; or if
+            the loss becomes NaN. In the last case, a model that can be saved goes back
+            to the end of the last good epoch, and the estimator is fitted with that.
         TypeError
             If `X` is sparse.
 
@@ -260,18 +306,20 @@ class CollisionClusterer(
         -----
         ConvergenceWarning
             If samples were still changing cluster, or fewer clusters are used than
-            asked for.
+            asked for; and as soon as less than half of them are used in 3 epochs.
         UserWarning
             If the training was interrupted from the keyboard; the estimator is then
             fitted with what it had.
         """
         self._validate_params()
         model = LinearSoftmax() if self.model is None else self.model
-        X = self._validate_input(X, model, reset=True)
-        settings = self._settings(X, model)
+        data = self._validate_input(X, model, reset=True)
+        settings = self._settings(data, model)
+        run, unfinished = self._open_checkpoint(data, model)
         random_state = check_random_state(self.random_state)
-
-        average, rows = self._find_neighbors(X, settings["n_neighbors"], random_state)
+        average, rows = self._find_neighbors(
+            data, settings["n_neighbors"], random_state
+        )
         recipe = Recipe(
             lam=settings["lam"],
             prior=settings["prior"],
@@ -280,23 +328,96 @@ class CollisionClusterer(
             solver=settings["solver"],
             em_iter=model.defaults["em_iter"],
         )
-        # One thread, so that no result depends on their number; the matrices of a
-        # batch are too small to gain from more.
-        with threadpool_limits(limits=1):
-            starts = self._starts(X, rows, settings, random_state)
-            del rows
-            self.model_, training = self._train_best(
-                X, model, recipe, starts, settings["batch_size"], random_state
+        callbacks = EpochCallbacks(self, X, y, self.max_iter)
+        # One thread for a linear model, so that no result depends on their number; the
+        # matrices of a batch are too small to gain from more.
+        with threadpool_limits(limits=model.defaults["n_threads"]):
+            if unfinished is None:
+                starts = self._starts(data, rows, settings, random_state)
+                del rows
+                model, training = self._best_start(
+                    data, model, recipe, starts, settings, random_state
+                )
+            else:
+                model, training = _resume(model, unfinished, random_state)
+            self._train(
+                model, data, recipe, training, settings, random_state, run, callbacks
             )
-            self.loss_ = evaluate(self.model_, X, recipe)
-        self._n_features_out = self.n_clusters
-        logits = self.model_.decision_function(X)
-        self.labels_ = logits.argmax(axis=1)
-        self.probabilities_ = softmax(logits, axis=1).max(axis=1)
-        self.loss_curve_ = training.loss_curve
-        self.n_iter_ = len(training.loss_curve)
-        self.converged_ = training.converged
+            self._set_attributes(model, data, recipe, training)
+        if run is not None and not (training.interrupted or training.failure):
+            self._write_checkpoint(
+                training, random_state, run, fitted=self._fitted_attributes()
+            )
+        callbacks.end_fit()
         self._warn_if_unfinished(training, n_wanted=np.count_nonzero(recipe.prior))
+        return self
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the fitted model to a file.
+
+        The file holds numbers and tensors, no code: ``torch.load`` reads it with
+        ``weights_only=True``, and ``load`` brings it back.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where to write.
+
+        Raises
+        ------
+        NotFittedError
+            If nothing was fitted.
+        ValueError
+            If the model cannot be saved so; a linear one can be pickled.
+        """
+        check_is_fitted(self, "model_")
+        _check_can_save(self.model_, f"save({str(path)!r})")
+        state = {
+            key: value
+            for key, value in self.model_.get_state().items()
+            if key != "optimizer"
+        }
+        record = {"model": state, "fitted": self._fitted_attributes()}
+        _checkpoint.write_record(Path(path).expanduser(), record)
+
+    def load(self, path: str | os.PathLike) -> Self:
+        """Read what ``save`` has written, or a checkpoint, instead of a fit.
+
+        Parameters
+        ----------
+        path : str or path-like
+            File of an estimator with the same `model` and `n_clusters`. No code is
+            unpickled from it. That of an unfinished training lacks ``labels_``,
+            ``probabilities_`` and ``loss_``.
+
+        Returns
+        -------
+        self : CollisionClusterer
+            The estimator, ready to predict.
+
+        Raises
+        ------
+        ValueError
+            If the file is none of these, or its model has another architecture or
+            number of clusters.
+        """
+        model = LinearSoftmax() if self.model is None else self.model
+        _check_can_save(model, f"load({str(path)!r})")
+        record = _checkpoint.read_record(Path(path).expanduser())
+        if "fitted" in record:
+            attributes = record["fitted"]
+        else:
+            training = _training_of(record)
+            attributes = _curves(training)
+        if len(attributes["share_curve_"][0]) != self.n_clusters:
+            raise ValueError(
+                f"{str(path)!r} holds {len(attributes['share_curve_'][0])} clusters, "
+                f"not n_clusters={self.n_clusters}."
+            )
+        self.model_ = clone(model).set_state(record["model"])
+        for name, value in attributes.items():
+            setattr(self, name, value.numpy() if hasattr(value, "numpy") else value)
+        self._n_features_out = self.n_clusters
         return self
 
     def predict(self, X: ArrayLike) -> NDArray:
@@ -425,7 +546,7 @@ class CollisionClusterer(
     def _validate_input(
         self, X: ArrayLike, model: SoftmaxModel, *, reset: bool
     ) -> NDArray:
-        if hasattr(model, "validate_input"):
+        if hasattr(model, "validate_input") and not _is_table(X):
             return model.validate_input(X)
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
 
@@ -446,7 +567,7 @@ class CollisionClusterer(
         settings = {
             name: model.defaults[name] if _is_auto(value) else value
             for name, value in self.get_params(deep=False).items()
-            if name in ("lam", "solver", "n_neighbors", "init", "n_init")
+            if name in _DEFAULTS
         }
         if _is_auto(self.n_neighbors):
             most = n_samples // (4 * n_clusters)
@@ -459,8 +580,7 @@ class CollisionClusterer(
         if not isinstance(settings["init"], str):
             settings["init"] = self._labels_of_init(X)
             settings["n_init"] = 1
-        settings["batch_size"] = self.batch_size
-        if _is_auto(self.batch_size):
+        if settings["batch_size"] is None:
             fortieth = min(max(n_samples // 40, 32), 1000)
             settings["batch_size"] = max(fortieth, n_clusters)
         if self.divergence == "forward":
@@ -477,7 +597,7 @@ class CollisionClusterer(
     def _labels_of_init(self, X: NDArray) -> NDArray:
         """Return labels for an `init` that is an array of centroids or of labels."""
         init = check_array(self.init, ensure_2d=False, input_name="init")
-        if init.ndim == 2 and init.shape == (self.n_clusters, *np.shape(X)[1:]):
+        if init.ndim == 2 and init.shape == (self.n_clusters, *X.shape[1:]):
             return pairwise_distances_argmin(X, init.astype(X.dtype, copy=False))
         if init.shape != (len(X),):
             raise ValueError(
@@ -503,10 +623,10 @@ class CollisionClusterer(
         """Return the averaging matrix, or None, and the rows for k-means."""
         if n_neighbors == 0:
             return None, X
-        if np.ndim(X) != 2:
+        if X.ndim != 2:
             raise ValueError(
                 f"n_neighbors={n_neighbors} needs rows of features, X has "
-                f"{np.ndim(X)} dimensions. Use n_neighbors=0."
+                f"{X.ndim} dimensions. Use n_neighbors=0."
             )
         with threadpool_limits(limits=1):
             rows = principal_rows(X, random_state)
@@ -526,9 +646,9 @@ class CollisionClusterer(
             return [init]
         if init == "random":
             return [None] * n_init
-        if np.ndim(X) != 2:
+        if X.ndim != 2:
             raise ValueError(
-                f"init={init!r} needs rows of features, X has {np.ndim(X)} dimensions. "
+                f"init={init!r} needs rows of features, X has {X.ndim} dimensions. "
                 'Use init="random", or labels.'
             )
         starts = [self._kmeans_labels(rows, random_state) for _ in range(n_init)]
@@ -547,21 +667,16 @@ class CollisionClusterer(
             warnings.simplefilter("ignore", ConvergenceWarning)
             return kmeans.fit(sample).predict(rows)
 
-    def _train_best(
+    def _best_start(
         self,
         X: NDArray,
         model: SoftmaxModel,
         recipe: Recipe,
         starts: list[NDArray | None],
-        batch_size: int,
+        settings: dict[str, Any],
         random_state: np.random.RandomState,
     ) -> tuple[SoftmaxModel, Training]:
-        """Try every start, and train the one of the least loss to the end."""
-        options = {
-            "batch_size": batch_size,
-            "tol": self.tol,
-            "random_state": random_state,
-        }
+        """Return the model of the most promising start, and its training to come."""
         best, least = None, np.inf
         for number, labels in enumerate(starts, start=1):
             candidate = clone(model)
@@ -569,37 +684,155 @@ class CollisionClusterer(
                 X, self.n_clusters, labels=labels, random_state=random_state
             )
             if len(starts) == 1:
-                best = candidate
-                break
-            n_epochs = min(_TRIAL_EPOCHS, self.max_iter)
-            trial = train(candidate, X, recipe, max_iter=n_epochs, **options)
-            loss = evaluate(candidate, X, recipe)
-            if self.verbose:
+                return candidate, begin(candidate, X)
+            trial = begin(candidate, X)
+            train(
+                candidate,
+                X,
+                recipe,
+                trial,
+                batch_size=settings["batch_size"],
+                max_iter=min(_TRIAL_EPOCHS, self.max_iter),
+                tol=self.tol,
+                random_state=random_state,
+            )
+            if trial.failure:
+                raise ValueError(trial.failure)
+            loss = evaluate(candidate.decision_function(X), recipe)
+            if self.verbose > 1:
                 print(f"start {number} of {len(starts)}: loss {loss:.4f}")
             if best is None or loss < least:
                 best, least = candidate, loss
             if trial.interrupted:
                 return best, trial
-        training = train(
-            best, X, recipe, max_iter=self.max_iter, verbose=self.verbose, **options
-        )
-        return best, training
+        return best, begin(best, X)
+
+    def _train(
+        self,
+        model: SoftmaxModel,
+        X: NDArray,
+        recipe: Recipe,
+        training: Training,
+        settings: dict[str, Any],
+        random_state: np.random.RandomState,
+        run: dict[str, Any] | None,
+        callbacks: EpochCallbacks,
+    ) -> None:
+        """Train in place, with all that happens between two epochs."""
+        n_wanted = np.count_nonzero(recipe.prior)
+
+        def end_epoch(training):
+            if run is not None:
+                self._write_checkpoint(training, random_state, run)
+            _warn_of_collapse(training, n_wanted, recipe.lam)
+            return callbacks.end_epoch(
+                lambda: {"model_": model, "_n_features_out": self.n_clusters}
+            )
+
+        if not training.interrupted:
+            train(
+                model,
+                X,
+                recipe,
+                training,
+                batch_size=settings["batch_size"],
+                max_iter=self.max_iter,
+                tol=self.tol,
+                random_state=random_state,
+                verbose=self.verbose,
+                begin_epoch=callbacks.begin_epoch,
+                end_epoch=end_epoch,
+            )
+        if training.failure and training.n_iter == 0:
+            raise ValueError(training.failure)
+
+    def _set_attributes(
+        self, model: SoftmaxModel, X: NDArray, recipe: Recipe, training: Training
+    ) -> None:
+        logits = model.decision_function(X)
+        self.model_ = model
+        self._n_features_out = self.n_clusters
+        self.labels_ = logits.argmax(axis=1)
+        self.probabilities_ = softmax(logits, axis=1).max(axis=1)
+        self.loss_ = evaluate(logits, recipe)
+        for name, value in _curves(training).items():
+            setattr(self, name, value)
+
+    def _fitted_attributes(self) -> dict[str, Any]:
+        """Return the attributes of a fit that go into a file."""
+        names = [
+            *("labels_", "probabilities_", "loss_", "loss_curve_", "share_curve_"),
+            *("n_iter_", "converged_", "n_features_in_"),
+        ]
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def _open_checkpoint(
+        self, X: NDArray, model: SoftmaxModel
+    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Return what identifies this run, and the record of its first part, if any."""
+        if self.checkpoint is None:
+            return None, None
+        _check_can_save(model, f"checkpoint={str(self.checkpoint)!r}")
+        path = Path(self.checkpoint).expanduser()
+        if not path.parent.is_dir():
+            raise ValueError(
+                f"checkpoint={str(self.checkpoint)!r}: there is no folder "
+                f"{str(path.parent)!r}."
+            )
+        run = {
+            name: _plain(value)
+            for name, value in self.get_params(deep=True).items()
+            if name not in _NOT_OF_THE_RUN
+        }
+        run["data"] = _checkpoint.fingerprint(X)
+        if not path.exists():
+            return run, None
+        record = _checkpoint.read_record(path)
+        _checkpoint.check_same_run(path, record, run)
+        return run, record
+
+    def _write_checkpoint(
+        self,
+        training: Training,
+        random_state: np.random.RandomState,
+        run: dict[str, Any],
+        fitted: dict[str, Any] | None = None,
+    ) -> None:
+        record = {
+            "run": run,
+            "random_state": random_state.get_state(legacy=False),
+            "training": {
+                "proba": training.proba,
+                "loss_curve": training.loss_curve,
+                "share_curve": np.array(training.share_curve),
+                "n_calm": training.n_calm,
+            },
+            "model": training.model_state,
+        }
+        if fitted is not None:
+            record["fitted"] = fitted
+        _checkpoint.write_record(Path(self.checkpoint).expanduser(), record)
 
     def _warn_if_unfinished(self, training: Training, *, n_wanted: int) -> None:
         n_used = len(np.unique(self.labels_))
+        if training.failure:
+            raise ValueError(
+                f"{training.failure} The estimator is fitted with the weights of epoch "
+                f"{self.n_iter_}, the last good ones."
+            )
         if training.interrupted:
             warnings.warn(
                 f"Training was interrupted after {self.n_iter_} epochs; the estimator "
                 "is fitted with the weights that it had.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=3 + N_WRAPPERS,
             )
         elif not training.converged:
             warnings.warn(
                 f"More than tol={self.tol} of the samples still changed cluster in "
                 f"epoch {self.n_iter_}. Try a larger max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=3 + N_WRAPPERS,
             )
         if n_used < n_wanted:
             warnings.warn(
@@ -607,8 +840,68 @@ class CollisionClusterer(
                 "a larger lam or n_init, or fewer clusters; the data may have fewer "
                 "distinct groups.",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=3 + N_WRAPPERS,
             )
+
+
+def _resume(
+    model: SoftmaxModel, record: dict[str, Any], random_state: np.random.RandomState
+) -> tuple[SoftmaxModel, Training]:
+    """Return model and training as they were when `record` was written."""
+    random_state.set_state(_checkpoint.to_numpy(record["random_state"]))
+    return clone(model).set_state(record["model"]), _training_of(record)
+
+
+def _training_of(record: dict[str, Any]) -> Training:
+    training = _checkpoint.to_numpy(record["training"])
+    training["share_curve"] = list(training["share_curve"])
+    return Training(**training, model_state=record["model"])
+
+
+def _curves(training: Training) -> dict[str, Any]:
+    return {
+        "loss_curve_": training.loss_curve,
+        "share_curve_": np.array(training.share_curve),
+        "n_iter_": training.n_iter,
+        "converged_": training.converged,
+    }
+
+
+def _check_can_save(model: SoftmaxModel, wish: str) -> None:
+    if not hasattr(model, "get_state"):
+        raise ValueError(
+            f"{wish} needs a model with get_state and set_state, such as "
+            f"skcce.deep.DeepSoftmax; {type(model).__name__} has none. Its fits are "
+            "short, and can be pickled."
+        )
+
+
+def _warn_of_collapse(training: Training, n_wanted: int, lam: float) -> None:
+    """Warn in the epoch in which too few clusters were used for the third time."""
+    n_used = [np.count_nonzero(shares) for shares in training.share_curve]
+    few = [2 * n < n_wanted for n in n_used]
+    if few[-_COLLAPSE_EPOCHS:] == [True] * _COLLAPSE_EPOCHS and not any(
+        few[-_COLLAPSE_EPOCHS - 1 : -_COLLAPSE_EPOCHS]
+    ):
+        warnings.warn(
+            f"Only {n_used[-1]} of {n_wanted} clusters are used after "
+            f"{training.n_iter} epochs: the training has collapsed, and an empty "
+            f"cluster hardly comes back. Stop it, and try a lam larger than {lam:g}, a "
+            "smaller learning rate, or a larger batch_size.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as a plain value or a name that can be compared later."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _match_sizes(labels: NDArray, prior: NDArray) -> NDArray:
@@ -617,6 +910,15 @@ def _match_sizes(labels: NDArray, prior: NDArray) -> NDArray:
     name = np.empty(len(prior), dtype=labels.dtype)
     name[np.argsort(-size, kind="stable")] = np.argsort(-prior, kind="stable")
     return name[labels]
+
+
+def _is_table(X: object) -> bool:
+    """Tell whether `X` is meant to have rows and columns, not images."""
+    if isinstance(X, (list, tuple)) and len(X) > 0:
+        return np.ndim(X[0]) < 2 and not hasattr(X[0], "getpixel")
+    if hasattr(X, "ndim") or hasattr(X, "shape"):
+        return len(X.shape) not in (3, 4)
+    return not (hasattr(X, "__len__") and hasattr(X, "__getitem__"))
 
 
 def _is_auto(value: object) -> bool:

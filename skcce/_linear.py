@@ -79,6 +79,8 @@ class LinearSoftmax(BaseEstimator):
             "n_neighbors": 10,
             "init": "k-means",
             "n_init": 6,
+            "batch_size": None,
+            "n_threads": 1,
         }
     )
 

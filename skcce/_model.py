@@ -7,7 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Objective = Callable[[NDArray], tuple[NDArray, NDArray]]
-"""Maps a batch's logits to the loss of each sample and its gradient by the logits."""
+"""Maps a batch's logits to the loss of each sample and its gradient by the logits.
+
+The logits have shape (n, n_clusters), or (n_views, n, n_clusters) if a model looks at
+each sample in several ways; all views of a sample get the pseudo-label of its first.
+"""
 
 
 class SoftmaxModel(Protocol):
@@ -19,16 +23,24 @@ class SoftmaxModel(Protocol):
     or losses. The estimator clones it once per start, calls `initialize`, then
     `train_step` for every batch, and afterwards only `decision_function`.
 
-    A model whose input is not a 2-D array of numbers (images, a data set) also has
-    ``validate_input(X)``, which returns something with a length that can be indexed
-    with an array of row numbers; the estimator then leaves all validation to it.
+    A model whose input may be something else than a 2-D array of numbers (images, a
+    data set) also has ``validate_input(X)``, which returns something with a length and
+    a ``shape`` that can be indexed with an array of row numbers, or with a slice; the
+    estimator then leaves all validation of such input to it.
+
+    A model with ``get_state()``, which returns a dict of all that training changes, and
+    ``set_state(state)``, which returns the model, can be checkpointed and saved, and
+    goes back to its last good epoch when the loss becomes NaN. The dict holds plain
+    numbers, strings, lists, dicts, arrays and tensors.
 
     Attributes
     ----------
     defaults : mapping
         Recipe that suits the model: the value of every parameter of the estimator that
-        is left at "auto" (``lam``, ``solver``, ``n_neighbors``, ``init``, ``n_init``),
-        and ``em_iter``, the number of EM iterations per batch.
+        is left at "auto" (``lam``, ``solver``, ``n_neighbors``, ``init``, ``n_init``,
+        ``batch_size``), where a batch size of None means about 40 batches an epoch;
+        ``em_iter``, the number of EM iterations per batch; and ``n_threads``, to which
+        BLAS and OpenMP are limited during a fit, or None for no limit.
     """
 
     defaults: ClassVar[Mapping[str, Any]]

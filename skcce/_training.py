@@ -1,7 +1,9 @@
 """The training loop (Algorithm 2 of the paper)."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from scipy.special import softmax
 
 from skcce._model import SoftmaxModel
 from skcce._neighbors import smooth
+from skcce._progress import progress_bar, show_epoch
 from skcce._pseudo_labels import (
     expectation_maximization,
     fairness,
@@ -54,96 +57,147 @@ class Recipe(NamedTuple):
         )[0]
 
 
-class Training(NamedTuple):
-    """What :func:`train` reports.
+@dataclass
+class Training:
+    """Where a training stands; :func:`train` goes on from there.
 
+    proba : latest prediction of each sample, (n_samples, n_clusters).
     loss_curve : loss of eq. (11) or (10) in every epoch, as its batches were visited.
-    converged : whether the clusters had come to rest.
+    share_curve : share of the samples in each cluster, (n_clusters,), in every epoch.
+    n_calm : epochs in a row, up to now, in which hardly a sample changed cluster.
+    model_state : what the model returned after the last epoch, if it has a
+        ``get_state``.
     interrupted : whether it was ended by KeyboardInterrupt.
+    failure : why no further step is possible, or "".
     """
 
-    loss_curve: list[float]
-    converged: bool
-    interrupted: bool
+    proba: NDArray
+    loss_curve: list[float] = field(default_factory=list)
+    share_curve: list[NDArray] = field(default_factory=list)
+    n_calm: int = 0
+    model_state: Any = None
+    interrupted: bool = False
+    failure: str = ""
+
+    @property
+    def n_iter(self) -> int:
+        return len(self.loss_curve)
+
+    @property
+    def converged(self) -> bool:
+        return self.n_calm > 0 and not (self.interrupted or self.failure)
+
+
+def begin(model: SoftmaxModel, X: NDArray) -> Training:
+    """Return the training of an initialized model before its first epoch."""
+    return Training(softmax(model.decision_function(X), axis=1))
 
 
 def train(
     model: SoftmaxModel,
     X: NDArray,
     recipe: Recipe,
+    training: Training,
     *,
     batch_size: int,
     max_iter: int,
     tol: float,
     random_state: np.random.RandomState,
     verbose: int = 0,
-) -> Training:
-    """Train an initialized `model` in place for at most `max_iter` epochs.
+    begin_epoch: Callable[[], None] = lambda: None,
+    end_epoch: Callable[[Training], bool] = lambda training: False,
+) -> None:
+    """Train `model` in place, until `training` has at most `max_iter` epochs.
 
     For every batch: predictions, pseudo-labels, a step on mean collision
     cross-entropy. With neighbors, the pseudo-labels come from the averages of the
-    predictions as they stood when the epoch began.
+    predictions as they stood when the epoch began. A true result of `end_epoch` ends
+    the training.
     """
-    proba = softmax(model.decision_function(X), axis=1)
+    n_samples = len(training.proba)
+    with progress_bar(verbose, n_samples, max_iter, training.n_iter) as bar:
+        try:
+            while training.n_iter < max_iter and training.n_calm < _PATIENCE:
+                begin_epoch()
+                bar.set_description(f"epoch {training.n_iter + 1}", refresh=False)
+                assigned = training.proba.argmax(axis=1)
+                loss = _train_epoch(
+                    model, X, recipe, training, batch_size, max_iter, random_state, bar
+                )
+                now = training.proba.argmax(axis=1)
+                shares = np.bincount(now, minlength=len(recipe.prior)) / n_samples
+                changed = np.mean(assigned != now)
+                training.loss_curve.append(loss)
+                training.share_curve.append(shares)
+                training.n_calm = training.n_calm + 1 if changed <= tol else 0
+                if hasattr(model, "get_state"):
+                    training.model_state = model.get_state()
+                show_epoch(bar, verbose, training.n_iter, loss, changed, shares)
+                if end_epoch(training):
+                    break
+        except KeyboardInterrupt:
+            training.interrupted = True
+        except FloatingPointError as error:
+            training.failure = str(error)
+            if training.model_state is not None:
+                model.set_state(training.model_state)
+
+
+def _train_epoch(
+    model: SoftmaxModel,
+    X: NDArray,
+    recipe: Recipe,
+    training: Training,
+    batch_size: int,
+    max_iter: int,
+    random_state: np.random.RandomState,
+    bar: Any,
+) -> float:
+    """Visit every sample once, and return the loss of eq. (11) or (10)."""
+    proba = training.proba
     n_samples = len(proba)
     n_batches = -(-n_samples // batch_size)
+    source = None if recipe.average is None else smooth(recipe.average, proba)
     label_sum = np.zeros(len(recipe.prior))
 
-    def objective(rows, source, logits):
-        normalized = log_normalize(logits)
-        proba[rows] = normalized[1]
-        labels = recipe.solve(normalized[1] if source is None else source[rows])
+    def objective(rows, logits):
+        # Of the samples, and maybe of views of them, which get the same labels.
+        log_total, predicted = log_normalize(logits)
+        if not np.isfinite(log_total).all():
+            raise _diverged("logits", training)
+        own = predicted if predicted.ndim == 2 else predicted[0]
+        proba[rows] = own
+        labels = recipe.solve(own if source is None else source[rows])
         label_sum[:] += labels.sum(axis=0)
-        return collision_loss_and_gradient(logits, labels, normalized)
+        return collision_loss_and_gradient(logits, labels, (log_total, predicted))
 
-    loss_curve = []
-    n_calm = 0
-    try:
-        for epoch in range(max_iter):
-            assigned = proba.argmax(axis=1)
-            source = None if recipe.average is None else smooth(recipe.average, proba)
-            label_sum[:] = 0
-            loss = 0.0
-            batches = np.array_split(random_state.permutation(n_samples), n_batches)
-            # A step that is too large overflows; the loss below tells.
-            with np.errstate(over="ignore", invalid="ignore"):
-                for i, rows in enumerate(batches):
-                    progress = (epoch + i / n_batches) / max_iter
-                    batch_loss = model.train_step(
-                        X[rows], partial(objective, rows, source), progress=progress
-                    )
-                    loss += batch_loss * len(rows) / n_samples
-            loss += recipe.lam * fairness(
-                label_sum / n_samples, recipe.prior, recipe.forward
+    loss = 0.0
+    batches = np.array_split(random_state.permutation(n_samples), n_batches)
+    # A step that is too large overflows; the check of the logits tells.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for i, rows in enumerate(batches):
+            progress = (training.n_iter + i / n_batches) / max_iter
+            batch_loss = model.train_step(
+                X[rows], partial(objective, rows), progress=progress
             )
-            if not np.isfinite(loss):
-                raise ValueError(
-                    f"The loss is {loss} in epoch {epoch + 1}. If the logits of the "
-                    "model are finite at the start, try a smaller learning rate."
-                )
-            loss_curve.append(loss)
-            changed = np.mean(assigned != proba.argmax(axis=1))
-            if verbose:
-                _report(epoch, loss, changed, proba)
-            n_calm = n_calm + 1 if changed <= tol else 0
-            if n_calm == _PATIENCE:
-                break
-    except KeyboardInterrupt:
-        return Training(loss_curve, converged=False, interrupted=True)
-    return Training(loss_curve, converged=n_calm > 0, interrupted=False)
+            loss += batch_loss * len(rows) / n_samples
+            bar.update(len(rows))
+    loss += recipe.lam * fairness(label_sum / n_samples, recipe.prior, recipe.forward)
+    if not np.isfinite(loss):
+        raise _diverged("loss", training)
+    return loss
 
 
-def evaluate(model: SoftmaxModel, X: NDArray, recipe: Recipe) -> float:
+def _diverged(what: str, training: Training) -> FloatingPointError:
+    return FloatingPointError(
+        f"The {what} became infinite or NaN in epoch {training.n_iter + 1}. If the "
+        "logits of the model are finite at the start, try a smaller learning rate."
+    )
+
+
+def evaluate(logits: NDArray, recipe: Recipe) -> float:
     """Return the loss of eq. (11) or (10) of all rows, by which starts are compared."""
-    proba = softmax(model.decision_function(X), axis=1)
+    proba = softmax(logits, axis=1)
     source = proba if recipe.average is None else smooth(recipe.average, proba)
     labels = recipe.solve(source)
     return pseudo_label_loss(proba, labels, recipe.lam, recipe.prior, recipe.forward)
-
-
-def _report(epoch: int, loss: float, changed: float, proba: NDArray) -> None:
-    used = len(np.unique(proba.argmax(axis=1)))
-    print(
-        f"epoch {epoch + 1:3d}: loss {loss:.4f}, {100 * changed:.2f} % of the samples "
-        f"changed cluster, {used} of {proba.shape[1]} clusters used"
-    )

@@ -206,7 +206,8 @@ def collision_loss_and_gradient(
 ) -> tuple[NDArray, NDArray]:
     """Compute :func:`collision_cross_entropy_with_logits` without any checks.
 
-    `normalized` is the result of :func:`log_normalize`, if it is there already.
+    The logits may have leading dimensions more than the labels. `normalized` is the
+    result of :func:`log_normalize`, if it is there already.
     """
     with np.errstate(divide="ignore"):
         joint = logits + np.log(pseudo_labels)
@@ -216,12 +217,12 @@ def collision_loss_and_gradient(
 
 
 def log_normalize(logits: NDArray) -> tuple[NDArray, NDArray]:
-    """Return logsumexp (n_samples,) and softmax of the rows, in one pass."""
-    highest = logits.max(axis=1, keepdims=True)
+    """Return logsumexp (..., n_samples) and softmax of the rows, in one pass."""
+    highest = logits.max(axis=-1, keepdims=True)
     proba = np.exp(logits - highest)
-    total = proba.sum(axis=1, keepdims=True)
+    total = proba.sum(axis=-1, keepdims=True)
     proba /= total
-    return (highest + np.log(total))[:, 0], proba
+    return (highest + np.log(total))[..., 0], proba
 
 
 def check_simplex_rows(array: ArrayLike, name: str) -> NDArray:

@@ -386,6 +386,8 @@ class MeanColor(BaseEstimator):
         "n_neighbors": 0,
         "init": "random",
         "n_init": 3,
+        "batch_size": None,
+        "n_threads": 1,
         "solver": "em",
         "em_iter": 4,
     }
@@ -489,7 +491,7 @@ def test_extreme_units(blobs, factor):
 
 
 def test_verbose_reports_starts_and_epochs(blobs, capsys):
-    clusterer = fit(blobs[0], verbose=1, n_init=2)
+    clusterer = fit(blobs[0], verbose=2, n_init=2)
     output = capsys.readouterr().out
     assert "start 2 of 2: loss" in output
     assert output.count("epoch") == clusterer.n_iter_

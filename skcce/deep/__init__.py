@@ -1,0 +1,17 @@
+"""Deep clustering: a torch network inside :class:`~skcce.CollisionClusterer`.
+
+Needs the extra ``skcce[deep]``: PyTorch and torchvision.
+"""
+
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "skcce.deep needs PyTorch and torchvision: pip install 'skcce[deep]'"
+    ) from error
+
+from skcce.deep._augment import digits, natural
+from skcce.deep._model import DeepSoftmax
+from skcce.deep._networks import resnet18, vgg4
+
+__all__ = ["DeepSoftmax", "digits", "natural", "resnet18", "vgg4"]

@@ -1,0 +1,588 @@
+"""The softmax model that is a torch network."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Integral, Real
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import gen_batches
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor, nn
+
+from skcce._linear import LinearSoftmax
+from skcce._model import Objective
+from skcce.deep._augment import as_augmentation
+from skcce.deep._images import Images, open_images
+from skcce.deep._networks import is_fresh
+
+__all__ = ["DeepSoftmax"]
+
+_OPTIMIZERS = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": lambda groups, **options: torch.optim.SGD(groups, momentum=0.9, **options),
+}
+
+
+class DeepSoftmax(BaseEstimator):
+    r"""Deep softmax model: a torch network and a linear head, trained end to end.
+
+    Predicts :math:`\sigma(x) = \mathrm{softmax}(v^\top f_w(x) + b)` (eq. 4 of [1]_),
+    where :math:`f_w` is `network`, and minimizes by stochastic gradient steps on the
+    batches that it is given
+
+    .. math:: \frac1B \sum_i \Big[ H_2(y_i, \sigma(x_i)) + \frac{w}{V}
+              \sum_{v=1}^{V} H_2(y_i, \sigma(\tilde x_{iv})) \Big] ,
+
+    where the pseudo-label :math:`y_i` of a sample comes from its own prediction, and
+    the second term pulls the predictions of its :math:`V` augmented views to it.
+
+    Parameters
+    ----------
+    network : torch.nn.Module or callable
+        Maps a batch of images (n, channels, height, width), or rows (n, n_features), to
+        features (n, d); the linear head is added. A module is copied, and trained from
+        the weights that it holds: load pretrained ones into it. A function without
+        arguments is called for a new module; its random weights, as those of a network
+        fresh from :func:`vgg4` or :func:`resnet18`, then follow the ``random_state`` of
+        the fit.
+    augment : {"digits", "natural"}, callable or None, default=None
+        Makes the augmented views: :func:`digits` or :func:`natural`; a transform of
+        torchvision.transforms.v2, which is called for one image at a time; any other
+        function of a batch (n, channels, height, width), of floats in [0, 1] if the
+        images are uint8. None: no views.
+    n_views : int, default=1
+        Augmented views per image and step (:math:`V`).
+    augment_weight : float, default=1.0
+        Weight of their mean loss (:math:`w`). The paper's Table 4 has 0.5 for STL-10,
+        0.2 for CIFAR-10 and 0.4 for CIFAR-100-20.
+    lr : float, default=1e-3
+        Learning rate of the network.
+    head_lr : float or None, default=None
+        Learning rate of the head. None: `lr`.
+    weight_decay : float, default=0.0
+        L2 penalty on all weights as torch's optimizer has it.
+    optimizer : {"adam", "adamw", "sgd"}, default="adam"
+        torch's optimizer; "sgd" has momentum 0.9.
+    schedule : {"cosine", "constant"}, default="cosine"
+        "cosine" lets the learning rates decay to zero along half a cosine over the
+        epochs of a fit.
+    normalize : tuple of two sequences or None, default=None
+        Mean and standard deviation of each channel: they are subtracted and divided by
+        before the network, as pretrained ones ask for. uint8 images are divided by 255
+        before that, floats are used as they are.
+    device : str or torch.device, default="auto"
+        Where to compute. "auto" is the GPU ("cuda") if there is one, or else the CPU.
+    mixed_precision : bool or "auto", default="auto"
+        Whether to compute in bfloat16 where torch's autocast does so. "auto": on a GPU
+        that supports it.
+    channels_last : bool, default=True
+        Whether images are laid out with their channels last, which is faster for most
+        convolutions, on GPUs and on CPUs.
+    compile : bool or str, default=False
+        Whether to compile the network with ``torch.compile``; a str names the backend.
+    predict_batch_size : int, default=500
+        Images at a time when nothing is trained.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The trained network, on `device`.
+    head_ : torch.nn.Linear
+        The trained head.
+
+    See Also
+    --------
+    skcce.LinearSoftmax : The model for features that stay as they are.
+
+    Notes
+    -----
+    The random numbers of a step (augmentations, dropout) depend on ``random_state`` and
+    on the number of the step alone; torch's global generators are left as they were.
+    Results are the same, bit for bit, for the same number of torch's threads
+    (``torch.set_num_threads``).
+
+    References
+    ----------
+    .. [1] Zhang, Boykov, arXiv:2303.07321, eq. (4), section 5.2 and supplement 10.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skcce import CollisionClusterer
+    >>> from skcce.deep import DeepSoftmax, vgg4
+    >>> images = np.zeros((60, 28, 28), dtype=np.uint8)
+    >>> images[:30, 4:24, 4:24] = 255  # squares
+    >>> images[30:, 12:16, :] = 255  # lines
+    >>> model = DeepSoftmax(vgg4(1, 28, width=0.1), augment="digits", lr=1e-2)
+    >>> clusterer = CollisionClusterer(2, model=model, batch_size=20, random_state=0)
+    >>> clusterer.set_params(model__lr=1e-3).fit(images).predict_proba(images[:5]).shape
+    (5, 2)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "network": [callable],
+        "augment": [str, callable, None],
+        "n_views": [Interval(Integral, 1, None, closed="left")],
+        "augment_weight": [Interval(Real, 0, None, closed="left")],
+        "lr": [Interval(Real, 0, None, closed="left")],
+        "head_lr": [Interval(Real, 0, None, closed="left"), None],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "optimizer": [StrOptions(set(_OPTIMIZERS))],
+        "schedule": [StrOptions({"cosine", "constant"})],
+        "normalize": [tuple, list, None],
+        "device": [str, torch.device],
+        "mixed_precision": ["boolean", StrOptions({"auto"})],
+        "channels_last": ["boolean"],
+        "compile": ["boolean", str],
+        "predict_batch_size": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    #: What "auto" stands for in the parameters of CollisionClusterer.
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {
+            "lam": 100.0,
+            "solver": "em",
+            "em_iter": 20,
+            "n_neighbors": 0,
+            "init": "random",
+            "n_init": 1,
+            "batch_size": 250,
+            "n_threads": None,
+        }
+    )
+
+    def __init__(
+        self,
+        network: nn.Module | Callable[[], nn.Module],
+        *,
+        augment: str | Callable[[Tensor], Tensor] | None = None,
+        n_views: int = 1,
+        augment_weight: float = 1.0,
+        lr: float = 1e-3,
+        head_lr: float | None = None,
+        weight_decay: float = 0.0,
+        optimizer: Literal["adam", "adamw", "sgd"] = "adam",
+        schedule: Literal["cosine", "constant"] = "cosine",
+        normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+        device: str | torch.device = "auto",
+        mixed_precision: bool | Literal["auto"] = "auto",
+        channels_last: bool = True,
+        compile: bool | str = False,
+        predict_batch_size: int = 500,
+    ):
+        self.network = network
+        self.augment = augment
+        self.n_views = n_views
+        self.augment_weight = augment_weight
+        self.lr = lr
+        self.head_lr = head_lr
+        self.weight_decay = weight_decay
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.normalize = normalize
+        self.device = device
+        self.mixed_precision = mixed_precision
+        self.channels_last = channels_last
+        self.compile = compile
+        self.predict_batch_size = predict_batch_size
+
+    def validate_input(self, X: Any) -> Images:
+        """Return images of any kind as something that is read batch by batch.
+
+        Parameters
+        ----------
+        X : array, tensor or map-style data set
+            Arrays have shape (n, H, W), (n, H, W, C) or (n, C, H, W), and are of uint8,
+            or of floats. A data set gives images, or tuples that begin with an image.
+
+        Returns
+        -------
+        Images
+            Has a length, a shape (n, C, H, W), and gives a tensor for indices.
+
+        Raises
+        ------
+        ValueError
+            If there are no images, they have another shape or dtype than that, or not
+            the channels that the network takes.
+        TypeError
+            If `X` is neither an array nor a data set.
+        """
+        return open_images(X, _first_channels(self.network))
+
+    def initialize(
+        self,
+        X: Images | NDArray,
+        n_clusters: int,
+        *,
+        labels: NDArray | None,
+        random_state: np.random.RandomState,
+    ) -> None:
+        """Set new weights.
+
+        Parameters
+        ----------
+        X : Images or ndarray of shape (n_samples, n_features)
+            Training data.
+        n_clusters : int
+            Number of outputs of the head.
+        labels : ndarray of shape (n_samples,) or None
+            Clusters to start from: the head is set so that it predicts the nearest
+            centroid of the network's features. None draws the head at random.
+        random_state : RandomState
+            Source of the seed of this model's random numbers.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range, the network cannot take the images, or
+            its output is not a matrix.
+        TypeError
+            If `network` gives no module.
+        """
+        self._validate_params()
+        self._augment = as_augmentation(self.augment)
+        self._device = _resolve_device(self.device)
+        self._seed = int(random_state.randint(2**31 - 1))
+        self._n_steps = 0
+        with self._random_numbers():
+            network = _new_network(self.network)
+            n_features = _count_features(network, self._scale(X[:2], "cpu"))
+            self._install(network, nn.Linear(n_features, n_clusters), X.shape[1:])
+        if labels is not None:
+            start = LinearSoftmax()
+            features = self._apply(self.network_, X)
+            start.initialize(
+                features, n_clusters, labels=labels, random_state=random_state
+            )
+            with torch.no_grad():
+                self.head_.weight.copy_(torch.from_numpy(start.coef_))
+                self.head_.bias.copy_(torch.from_numpy(start.intercept_))
+
+    def train_step(
+        self, X: Tensor | NDArray, objective: Objective, *, progress: float
+    ) -> float:
+        """Take one optimizer step on a batch, and return its mean loss.
+
+        Parameters
+        ----------
+        X : Tensor (n, channels, height, width) or ndarray (n, n_features)
+            Batch of images or rows.
+        objective : callable
+            Maps logits (1 + n_views, n, n_clusters), those of the samples first, to the
+            losses (1 + n_views, n) and their gradient with respect to the logits.
+        progress : float
+            Part of the training that is done, in [0, 1).
+
+        Returns
+        -------
+        float
+            Mean loss of the samples before the step, without that of their views.
+        """
+        self._module.train()
+        with self._random_numbers():
+            batch = self._scale(X, self._device)
+            views = [batch]
+            if self._augment is not None:
+                views += [self._view(batch) for _ in range(self.n_views)]
+            with self._autocast():
+                logits = self._forward(self._lay_out(torch.cat(views)))
+            n = len(batch)
+            # The pseudo-labels are solved for on the CPU: n x K numbers go there and
+            # back, which takes less time than to start the kernels of a single EM
+            # iteration on a GPU.
+            values = logits.detach().float().cpu().numpy()
+            loss, gradient = objective(values.reshape(len(views), n, -1))
+            weight = np.full((len(views), 1, 1), self.augment_weight / self.n_views / n)
+            weight[0] = 1 / n
+            gradient *= weight.astype(gradient.dtype)
+            self._set_learning_rate(progress)
+            self._optimizer.zero_grad(set_to_none=True)
+            gradient = torch.from_numpy(gradient.reshape(values.shape))
+            logits.backward(gradient.to(logits.device, logits.dtype))
+            self._optimizer.step()
+        self._n_steps += 1
+        return float(loss[0].mean())
+
+    def decision_function(self, X: Images | NDArray) -> NDArray:
+        """Compute the logits.
+
+        Parameters
+        ----------
+        X : Images or ndarray of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters)
+            Logits; float32 for images, of the dtype of `X` for rows.
+
+        Raises
+        ------
+        ValueError
+            If the images are of another size than those of the fit.
+        """
+        if X.shape[1:] != self._input_shape:
+            raise ValueError(
+                f"Images of shape {X.shape[1:]} (channels first) do not fit the model, "
+                f"which was trained with {self._input_shape}."
+            )
+        logits = self._apply(self._forward, X)
+        return logits.astype(X.dtype, copy=False) if X.ndim == 2 else logits
+
+    def get_state(self) -> dict[str, Any]:
+        """Return all that training changes: numbers, and tensors on the CPU.
+
+        Returns
+        -------
+        dict
+            What ``torch.load`` reads with ``weights_only=True``: "network" and "head"
+            are state dicts.
+        """
+        return _to_cpu(
+            {
+                "network": self.network_.state_dict(),
+                "head": self.head_.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "input_shape": list(self._input_shape),
+                "seed": self._seed,
+                "n_steps": self._n_steps,
+            }
+        )
+
+    def set_state(self, state: Mapping[str, Any]) -> Self:
+        """Go back to a state of :meth:`get_state`, of this model or of an equal one.
+
+        Parameters
+        ----------
+        state : mapping
+            What `get_state` returned. "optimizer" may be missing.
+
+        Returns
+        -------
+        self : DeepSoftmax
+            The model, ready to predict, and to train on.
+
+        Raises
+        ------
+        ValueError
+            If the weights are those of another architecture.
+        """
+        self._validate_params()
+        self._augment = as_augmentation(self.augment)
+        self._device = _resolve_device(self.device)
+        self._seed, self._n_steps = state["seed"], state["n_steps"]
+        if not hasattr(self, "_module"):
+            with self._random_numbers():
+                network = _new_network(self.network)
+            head = nn.Linear(*reversed(state["head"]["weight"].shape), device="meta")
+            head = head.to_empty(device="cpu")
+            self._install(network, head, tuple(state["input_shape"]))
+        _check_architecture(self.network_, state["network"])
+        _check_architecture(self.head_, state["head"])
+        self.network_.load_state_dict(state["network"])
+        self.head_.load_state_dict(state["head"])
+        if "optimizer" in state:
+            self._optimizer.load_state_dict(state["optimizer"])
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__().copy()
+        for name in ("_forward", "_optimizer", "_augment", "_device"):
+            state.pop(name, None)
+        if "_module" in state:
+            # On the CPU, because the machine that reads it may have no GPU.
+            state["_module"] = copy.deepcopy(self._module).cpu()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_module" in state:
+            self._augment = as_augmentation(self.augment)
+            self._device = _resolve_device(self.device)
+            self._install(*self._module, self._input_shape)
+
+    @property
+    def network_(self) -> nn.Module:
+        return self._module[0]
+
+    @property
+    def head_(self) -> nn.Linear:
+        return self._module[1]
+
+    def _install(
+        self, network: nn.Module, head: nn.Linear, input_shape: tuple[int, ...]
+    ) -> None:
+        """Put the network and its head to work on the device."""
+        self._input_shape = tuple(input_shape)
+        module = nn.Sequential(network, head).to(self._device)
+        if self.channels_last:
+            module = module.to(memory_format=torch.channels_last)
+        self._module = self._forward = module
+        if self.compile:
+            backend = self.compile if isinstance(self.compile, str) else "inductor"
+            self._forward = torch.compile(module, backend=backend)
+        head_lr = self.lr if self.head_lr is None else self.head_lr
+        groups = [
+            {"params": [w for w in part.parameters() if w.requires_grad], "lr": lr}
+            for part, lr in ((network, self.lr), (head, head_lr))
+        ]
+        for group in groups:
+            group["first_lr"] = group["lr"]
+        self._optimizer = _OPTIMIZERS[self.optimizer](
+            groups, weight_decay=self.weight_decay
+        )
+
+    def _set_learning_rate(self, progress: float) -> None:
+        decay = 1.0
+        if self.schedule == "cosine":
+            decay = 0.5 * (1 + math.cos(math.pi * progress))
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["first_lr"] * decay
+
+    def _scale(self, X: Tensor | NDArray, device: Any) -> Tensor:
+        """Move a batch to the device, and turn it into floats."""
+        batch = torch.as_tensor(X).to(device, non_blocking=True)
+        return batch / 255 if batch.dtype == torch.uint8 else batch.float()
+
+    def _view(self, batch: Tensor) -> Tensor:
+        view = self._augment(batch)
+        if view.shape != batch.shape:
+            raise ValueError(
+                f"augment={self.augment!r} must keep the shape {tuple(batch.shape)} of "
+                f"a batch, it gives {tuple(view.shape)}."
+            )
+        return view
+
+    def _lay_out(self, batch: Tensor) -> Tensor:
+        if self.normalize is not None:
+            mean, std = (batch.new_tensor(values) for values in self.normalize)
+            batch = (batch - mean[:, None, None]) / std[:, None, None]
+        if self.channels_last and batch.ndim == 4:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        return batch
+
+    def _apply(
+        self, module: Callable[[Tensor], Tensor], X: Images | NDArray
+    ) -> NDArray:
+        """Apply the network, or network and head, to all samples, in batches."""
+        self._module.eval()
+        outputs = []
+        with torch.inference_mode(), self._autocast():
+            for block in gen_batches(len(X), self.predict_batch_size):
+                batch = self._lay_out(self._scale(X[block], self._device))
+                outputs.append(module(batch).float())
+        return torch.cat(outputs).cpu().numpy()
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.mixed_precision
+        if enabled == "auto":
+            # Not on the CPU, where it can be many times slower.
+            enabled = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.autocast(
+            self._device.type, dtype=torch.bfloat16, enabled=bool(enabled)
+        )
+
+    @contextmanager
+    def _random_numbers(self) -> Iterator[None]:
+        """Give this step random numbers of its own, and leave torch's alone."""
+        seed = (self._seed + self._n_steps) % 2**32
+        on_gpu = self._device.type == "cuda"
+        with (
+            torch.random.fork_rng(devices=[self._device] if on_gpu else []),
+            torch.backends.cudnn.flags(
+                enabled=torch.backends.cudnn.enabled,
+                benchmark=False,
+                deterministic=True,
+                allow_tf32=torch.backends.cudnn.allow_tf32,
+            ),
+        ):
+            torch.default_generator.manual_seed(seed)
+            if on_gpu:
+                with torch.cuda.device(self._device):
+                    torch.cuda.manual_seed(seed)
+            yield
+
+
+def _new_network(network: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    if isinstance(network, nn.Module):
+        return network.build() if is_fresh(network) else copy.deepcopy(network)
+    built = network()
+    if not isinstance(built, nn.Module):
+        raise TypeError(
+            "network must be a torch.nn.Module, or a function without arguments that "
+            f"returns one; it returned {type(built).__name__}."
+        )
+    return built
+
+
+def _count_features(network: nn.Module, batch: Tensor) -> int:
+    """Return the number of features d of the network's output (n, d)."""
+    weight = next(network.parameters(), None)
+    batch = batch if weight is None else batch.to(weight.device)
+    shape = tuple(batch.shape[1:])
+    try:
+        with torch.no_grad():
+            features = network.eval()(batch)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"network cannot take samples of shape {shape}: {error}"
+        ) from error
+    if not isinstance(features, Tensor) or features.shape[:-1] != batch.shape[:1]:
+        found = tuple(features.shape) if isinstance(features, Tensor) else features
+        raise ValueError(
+            f"network must map {len(batch)} samples of shape {shape} to features of "
+            f"shape ({len(batch)}, d), it gives {found}. nn.Flatten() at its end may "
+            "help."
+        )
+    return features.shape[1]
+
+
+def _first_channels(network: Any) -> int | None:
+    """Return how many channels the network takes, if a convolution tells."""
+    if not isinstance(network, nn.Module):
+        return None
+    convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+    first = next(convolutions, None)
+    return None if first is None else first.in_channels
+
+
+def _resolve_device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device!r} cannot be used: {error}") from error
+    return resolved
+
+
+def _check_architecture(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    other = {name: tuple(value.shape) for name, value in state.items()}
+    for name in [*own, *other]:
+        if own.get(name) != other.get(name):
+            raise ValueError(
+                "The saved weights are those of another architecture: "
+                f"{name} has shape {other.get(name)} there, {own.get(name)} here."
+            )
+
+
+def _to_cpu(value: Any) -> Any:
+    """Copy a nested structure, its tensors to the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_cpu(item) for item in value)
+    return value

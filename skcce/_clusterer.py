@@ -44,10 +44,7 @@ __all__ = ["CollisionClusterer"]
 _TRIAL_EPOCHS = 4
 # What a model has to have defaults for.
 _DEFAULTS = frozenset(
-    {
-        *("lam", "solver", "em_iter", "n_neighbors", "init", "n_init", "batch_size"),
-        "n_threads",
-    }
+    {"lam", "solver", "em_iter", "n_neighbors", "init", "n_init", "batch_size"}
 )
 # What does not change where a training ends, or may change between two parts of it.
 _NOT_OF_THE_RUN = frozenset(
@@ -329,9 +326,9 @@ class CollisionClusterer(
             em_iter=model.defaults["em_iter"],
         )
         callbacks = EpochCallbacks(self, X, y, self.max_iter)
-        # One thread for a linear model, so that no result depends on their number; the
-        # matrices of a batch are too small to gain from more.
-        with threadpool_limits(limits=model.defaults["n_threads"]):
+        # One thread, if the model does not ask for more, so that no result depends on
+        # their number; the matrices of a linear model are too small to gain from more.
+        with threadpool_limits(limits=getattr(model, "n_threads", 1)):
             if unfinished is None:
                 starts = self._starts(data, rows, settings, random_state)
                 del rows

@@ -80,7 +80,6 @@ class LinearSoftmax(BaseEstimator):
             "init": "k-means",
             "n_init": 6,
             "batch_size": None,
-            "n_threads": 1,
         }
     )
 

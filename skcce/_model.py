@@ -38,9 +38,11 @@ class SoftmaxModel(Protocol):
     defaults : mapping
         Recipe that suits the model: the value of every parameter of the estimator that
         is left at "auto" (``lam``, ``solver``, ``n_neighbors``, ``init``, ``n_init``,
-        ``batch_size``), where a batch size of None means about 40 batches an epoch;
-        ``em_iter``, the number of EM iterations per batch; and ``n_threads``, to which
-        BLAS and OpenMP are limited during a fit, or None for no limit.
+        ``batch_size``), where a batch size of None means about 40 batches an epoch; and
+        ``em_iter``, the number of EM iterations per batch.
+    n_threads : int or None, optional
+        Threads of BLAS and OpenMP during a fit; None leaves them as they are. 1 if the
+        model does not say.
     """
 
     defaults: ClassVar[Mapping[str, Any]]

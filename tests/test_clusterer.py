@@ -387,7 +387,6 @@ class MeanColor(BaseEstimator):
         "init": "random",
         "n_init": 3,
         "batch_size": None,
-        "n_threads": 1,
         "solver": "em",
         "em_iter": 4,
     }

@@ -88,6 +88,10 @@ class DeepSoftmax(BaseEstimator):
         convolutions, on GPUs and on CPUs.
     compile : bool or str, default=False
         Whether to compile the network with ``torch.compile``; a str names the backend.
+    n_threads : int or None, default=None
+        Threads on the CPU. None: as torch is set. The last digits of a
+        result depend on their number, which joblib may change in parallel searches; so
+        give one if these shall be the same, bit for bit, wherever a fit runs.
     predict_batch_size : int, default=500
         Images at a time when nothing is trained.
 
@@ -106,8 +110,6 @@ class DeepSoftmax(BaseEstimator):
     -----
     The random numbers of a step (augmentations, dropout) depend on ``random_state`` and
     on the number of the step alone; torch's global generators are left as they were.
-    Results are the same, bit for bit, for the same number of torch's threads
-    (``torch.set_num_threads``).
 
     References
     ----------
@@ -142,6 +144,7 @@ class DeepSoftmax(BaseEstimator):
         "mixed_precision": ["boolean", StrOptions({"auto"})],
         "channels_last": ["boolean"],
         "compile": ["boolean", str],
+        "n_threads": [Interval(Integral, 1, None, closed="left"), None],
         "predict_batch_size": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -155,7 +158,6 @@ class DeepSoftmax(BaseEstimator):
             "init": "random",
             "n_init": 1,
             "batch_size": 250,
-            "n_threads": None,
         }
     )
 
@@ -176,6 +178,7 @@ class DeepSoftmax(BaseEstimator):
         mixed_precision: bool | Literal["auto"] = "auto",
         channels_last: bool = True,
         compile: bool | str = False,
+        n_threads: int | None = None,
         predict_batch_size: int = 500,
     ):
         self.network = network
@@ -192,6 +195,7 @@ class DeepSoftmax(BaseEstimator):
         self.mixed_precision = mixed_precision
         self.channels_last = channels_last
         self.compile = compile
+        self.n_threads = n_threads
         self.predict_batch_size = predict_batch_size
 
     def validate_input(self, X: Any) -> Images:
@@ -288,7 +292,7 @@ class DeepSoftmax(BaseEstimator):
             Mean loss of the samples before the step, without that of their views.
         """
         self._module.train()
-        with self._random_numbers():
+        with self._random_numbers(), self._threads():
             batch = self._scale(X, self._device)
             views = [batch]
             if self._augment is not None:
@@ -476,7 +480,7 @@ class DeepSoftmax(BaseEstimator):
         """Apply the network, or network and head, to all samples, in batches."""
         self._module.eval()
         outputs = []
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self._autocast(), self._threads():
             for block in gen_batches(len(X), self.predict_batch_size):
                 batch = self._lay_out(self._scale(X[block], self._device))
                 outputs.append(module(batch).float())
@@ -490,6 +494,17 @@ class DeepSoftmax(BaseEstimator):
         return torch.autocast(
             self._device.type, dtype=torch.bfloat16, enabled=bool(enabled)
         )
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        if self.n_threads is not None:
+            torch.set_num_threads(self.n_threads)
+        try:
+            yield
+        finally:
+            if self.n_threads is not None:
+                torch.set_num_threads(before)
 
     @contextmanager
     def _random_numbers(self) -> Iterator[None]:

@@ -1,0 +1,107 @@
+r"""Pretext training for Table 4: SimCLR on a ResNet-18 for small images.
+
+    python examples/paper/simclr.py --data FOLDER --dataset cifar10 --device cuda \\
+        --output simclr-cifar10.pt
+    python examples/paper/table4.py --data FOLDER --dataset cifar10 --device cuda \\
+        --pretext simclr-cifar10.pt
+
+Two augmented views of an image shall be more alike than those of two images (Chen et
+al., 2020, eq. 1). The paper starts from the pretext weights that SCAN published, made
+in the same way in 500 epochs. Writes the weights of the ResNet-18, without the
+projection, after every epoch.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from image_data import DATASETS, NORMALIZE, load
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
+from tqdm.auto import tqdm
+
+from skcce.deep import natural, resnet18
+
+WARM_UP = 10  # epochs, or a tenth of all
+
+
+def contrastive_loss(first, second, temperature):
+    """Return NT-Xent, where row i of `first` and row i of `second` are a pair."""
+    views = normalize(torch.cat([first, second]))
+    similarity = views @ views.T / temperature
+    similarity.fill_diagonal_(-torch.inf)
+    n = len(first)
+    partner = torch.arange(2 * n, device=views.device).roll(n)
+    return cross_entropy(similarity, partner)
+
+
+def learning_rate(progress, args):
+    """Return a linear warm-up, then half a cosine."""
+    warm_up = min(WARM_UP / args.epochs, 0.1)
+    if progress < warm_up:
+        return args.lr * progress / warm_up
+    return args.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def main(arguments=None):
+    """Train and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder of the data")
+    add("--dataset", choices=DATASETS[1:], required=True)
+    add("--epochs", type=int, default=500)
+    add("--batch-size", type=int, default=512)
+    add("--lr", type=float, default=0.4)
+    add("--temperature", type=float, default=0.1)
+    add("--subset", type=int, help="train on so many images")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--output", type=Path, default=Path("simclr.pt"))
+    args = parser.parse_args(arguments)
+    if not args.output.parent.is_dir():
+        parser.error(f"there is no folder {args.output.parent}")
+
+    torch.manual_seed(0)
+    images, _ = load(args.data, args.dataset, subset=args.subset)
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    mean, std = (
+        torch.tensor(values, device=args.device)[:, None, None]
+        for values in NORMALIZE[args.dataset]
+    )
+    network = resnet18(max_pool=args.dataset == "stl10")
+    projection = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128))
+    module = nn.Sequential(network, projection).to(
+        args.device, memory_format=torch.channels_last
+    )
+    optimizer = torch.optim.SGD(
+        module.parameters(), args.lr, momentum=0.9, weight_decay=1e-4
+    )
+    bfloat16 = torch.autocast(
+        torch.device(args.device).type, torch.bfloat16, enabled=args.device != "cpu"
+    )
+    for epoch in range(args.epochs):
+        batches = torch.randperm(len(pixels)).split(args.batch_size)
+        bar = tqdm(batches, desc=f"epoch {epoch + 1}/{args.epochs}")
+        for i, rows in enumerate(bar):
+            progress = (epoch + i / len(batches)) / args.epochs
+            optimizer.param_groups[0]["lr"] = learning_rate(progress, args)
+            batch = pixels[rows].to(args.device) / 255
+            views = torch.cat([natural(batch), natural(batch)])
+            views = ((views - mean) / std).contiguous(memory_format=torch.channels_last)
+            with bfloat16:
+                embedding = module(views).float()
+            loss = contrastive_loss(*embedding.chunk(2), args.temperature)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            bar.set_postfix(loss=f"{float(loss):.3f}")
+        part = args.output.with_suffix(".part")
+        torch.save(network.state_dict(), part)
+        part.replace(args.output)
+
+
+if __name__ == "__main__":
+    main()

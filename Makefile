@@ -1,5 +1,6 @@
 # Two commands for a fresh machine with Python >= 3.11: `make demo` and `make test`.
-# Each makes its own environment, .venv, the first time and when pyproject.toml changes.
+# Each fills the environment .venv the first time and when pyproject.toml changes; only
+# `make test` needs PyTorch, several GB.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,27 +11,33 @@ test: export OPENBLAS_NUM_THREADS = 1
 
 .PHONY: demo test format docs clean
 
-demo: .venv/ready
+demo: .venv/for-demo
 	$(BIN)/python examples/demo.py --output demo.png
 
-test: .venv/ready
+test: .venv/for-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-format: .venv/ready
+format: .venv/for-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: .venv/ready
+docs: .venv/for-test
 	$(BIN)/pip install --quiet --editable ".[docs]"
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 
-.venv/ready: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("skcce needs Python >= 3.11, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv .venv
+.venv/for-demo: pyproject.toml | .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[examples]"
+	touch $@
+
+.venv/for-test: pyproject.toml | .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
 	touch $@
+
+.venv:
+	$(PYTHON) -c 'import sys; sys.exit("skcce needs Python >= 3.11, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
 
 clean:
 	rm -rf .venv docs/_build dist .pytest_cache .ruff_cache .coverage demo.png

@@ -1,9 +1,10 @@
-"""Files of models and of unfinished trainings.
+"""Files of fitted models and of unfinished trainings.
 
 They are torch's, read with ``weights_only=True``: numbers, strings, lists, dicts and
 tensors. No code is ever unpickled from them.
 """
 
+import hashlib
 import os
 import pickle
 from collections.abc import Mapping
@@ -11,16 +12,90 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator, clone
+
+from skcce._model import SoftmaxModel
+from skcce._training import Training
 
 _FORMAT = 1
 _N_PROBES = 64  # samples by which two data sets are told apart
 
+# Parameters that do not change where a training ends, or may change on the way.
+_NOT_OF_THE_RUN = frozenset(
+    {
+        *("model", "max_iter", "tol", "verbose", "checkpoint"),
+        *("model__network", "model__device", "model__compile"),
+        "model__predict_batch_size",
+    }
+)
+
+
+class Checkpoint:
+    """The file of a training, which is there already if this is not its first part.
+
+    Raises ValueError if it cannot be one: there is no folder for it, it is another kind
+    of file, or the checkpoint of another run.
+    """
+
+    def __init__(self, path: str | os.PathLike, estimator: BaseEstimator, data: Any):
+        self._path = Path(path).expanduser()
+        self._run = _describe_run(estimator, data)
+        self._record = None
+        if not self._path.parent.is_dir():
+            raise ValueError(
+                f"checkpoint={str(path)!r}: there is no folder "
+                f"{str(self._path.parent)!r}."
+            )
+        if self._path.exists():
+            self._record = read_record(self._path)
+            _check_same_run(self._path, self._record, self._run)
+
+    def resume(
+        self, model: SoftmaxModel, random_state: np.random.RandomState
+    ) -> tuple[SoftmaxModel, Training] | None:
+        """Return model and training as they were in the file, if there was one."""
+        if self._record is None:
+            return None
+        random_state.set_state(_to_numpy(self._record["random_state"]))
+        model = clone(model).set_state(self._record["model"])
+        return model, training_of(self._record)
+
+    def write(
+        self,
+        training: Training,
+        random_state: np.random.RandomState,
+        fitted: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write what the training needs to go on; at its end, also what was found."""
+        record = {
+            "run": self._run,
+            "random_state": random_state.get_state(legacy=False),
+            "training": {
+                "proba": training.proba,
+                "loss_curve": training.loss_curve,
+                "share_curve": np.array(training.share_curve),
+                "n_calm": training.n_calm,
+            },
+            "model": training.model_state,
+        }
+        if fitted is not None:
+            record["fitted"] = fitted
+        write_record(self._path, record)
+
+
+def training_of(record: Mapping[str, Any]) -> Training:
+    """Return the training that a checkpoint holds."""
+    fields = _to_numpy(record["training"])
+    fields["share_curve"] = list(fields["share_curve"])
+    return Training(**fields, model_state=record["model"])
+
 
 def write_record(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
-    """Write a record, at once: whoever reads `path` finds the old or the new file."""
+    """Write a file at once: whoever reads it finds the old or the new one."""
     import torch
 
-    part = Path(f"{path}.part")
+    path = Path(path).expanduser()
+    part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         torch.save({"format": _FORMAT, **_to_tensors(record)}, file)
         file.flush()
@@ -29,31 +104,41 @@ def write_record(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
 
 
 def read_record(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a record; its tensors stay tensors."""
+    """Read a file of :func:`write_record`; arrays come back as tensors."""
     import torch
 
+    path = Path(path).expanduser()
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} is no file of skcce: {error}") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, IsADirectoryError) as error:
+        raise ValueError(f"{str(path)!r} is no file of skcce: {error}") from error
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
-        raise ValueError(f"{path} is no file of skcce, or of a newer version.")
+        raise ValueError(f"{str(path)!r} is no file of skcce, or of a newer version.")
     return record
 
 
-def check_same_run(
-    path: str | os.PathLike, record: Mapping[str, Any], run: Mapping[str, Any]
+def _describe_run(estimator: BaseEstimator, data: Any) -> dict[str, Any]:
+    """Return what has to be the same for all parts of a training."""
+    run = {
+        name: _plain(value)
+        for name, value in estimator.get_params(deep=True).items()
+        if name not in _NOT_OF_THE_RUN
+    }
+    return run | {"data": _fingerprint(data)}
+
+
+def _check_same_run(
+    path: Path, record: Mapping[str, Any], run: Mapping[str, Any]
 ) -> None:
-    """Raise an error if the checkpoint is that of another run."""
-    if "random_state" not in record:
+    if "training" not in record:
         raise ValueError(
-            f"checkpoint={str(path)!r} is a saved model, not an unfinished training."
+            f"checkpoint={str(path)!r} is a saved model, not a training to go on with."
         )
-    theirs, ours = record["run"], _to_tensors(run)
+    theirs = record["run"]
     different = [
-        f"{name}: {theirs.get(name)!r} there, {ours.get(name)!r} here"
-        for name in sorted({*theirs, *ours})
-        if theirs.get(name) != ours.get(name)
+        f"{name}: {theirs.get(name)!r} there, {run.get(name)!r} here"
+        for name in sorted({*theirs, *run})
+        if theirs.get(name) != run.get(name)
     ]
     if different:
         raise ValueError(
@@ -62,21 +147,30 @@ def check_same_run(
         )
 
 
-def fingerprint(X: Any) -> str:
+def _fingerprint(data: Any) -> str:
     """Return a short text that tells this data from other data."""
-    import hashlib
-
-    rows = np.linspace(0, len(X) - 1, min(len(X), _N_PROBES)).astype(int)
+    rows = np.linspace(0, len(data) - 1, min(len(data), _N_PROBES)).astype(int)
     first, second = (
-        hashlib.sha256(np.ascontiguousarray(X[rows])).hexdigest()[:16] for _ in range(2)
+        hashlib.sha256(np.ascontiguousarray(data[rows])).hexdigest()[:16]
+        for _ in range(2)
     )
     # A data set that augments at random has no contents to compare.
-    contents = first if first == second else "random"
-    return f"{tuple(X.shape)} {contents}"
+    return f"{tuple(data.shape)} {first if first == second else 'random'}"
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as a plain value or a name, which can be compared later."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _to_tensors(value: Any) -> Any:
-    """Replace numpy's types, which torch would have to unpickle, in a nested value."""
+    """Replace numpy's types, which would have to be unpickled, in a nested value."""
     import torch
 
     if isinstance(value, np.ndarray):
@@ -92,8 +186,8 @@ def _to_tensors(value: Any) -> Any:
     return value
 
 
-def to_numpy(value: Any) -> Any:
+def _to_numpy(value: Any) -> Any:
     """Replace the tensors of a nested value by arrays."""
     if isinstance(value, Mapping):
-        return {key: to_numpy(item) for key, item in value.items()}
+        return {key: _to_numpy(item) for key, item in value.items()}
     return value.numpy() if hasattr(value, "numpy") else value

@@ -3,7 +3,6 @@
 import os
 import warnings
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -24,13 +23,13 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
-from skcce import _checkpoint
 from skcce._callbacks import (
     N_WRAPPERS,
     CallbackSupportMixin,
     EpochCallbacks,
     with_callbacks,
 )
+from skcce._checkpoint import Checkpoint, read_record, training_of, write_record
 from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._neighbors import neighbor_average, principal_rows, smooth
@@ -45,14 +44,6 @@ _TRIAL_EPOCHS = 4
 # What a model has to have defaults for.
 _DEFAULTS = frozenset(
     {"lam", "solver", "em_iter", "n_neighbors", "init", "n_init", "batch_size"}
-)
-# What does not change where a training ends, or may change between two parts of it.
-_NOT_OF_THE_RUN = frozenset(
-    {
-        *("model", "max_iter", "tol", "verbose", "checkpoint"),
-        *("model__network", "model__device", "model__compile"),
-        "model__predict_batch_size",
-    }
 )
 # With fewer clusters in use than half of those wanted, for so many epochs from the
 # first one on, a training hardly recovers.
@@ -312,7 +303,10 @@ class CollisionClusterer(
         model = LinearSoftmax() if self.model is None else self.model
         data = self._validate_input(X, model, reset=True)
         settings = self._settings(data, model)
-        run, unfinished = self._open_checkpoint(data, model)
+        checkpoint = None
+        if self.checkpoint is not None:
+            _check_can_save(model, f"checkpoint={str(self.checkpoint)!r}")
+            checkpoint = Checkpoint(self.checkpoint, self, data)
         random_state = check_random_state(self.random_state)
         average, rows = self._find_neighbors(
             data, settings["n_neighbors"], random_state
@@ -329,22 +323,22 @@ class CollisionClusterer(
         # One thread, if the model does not ask for more, so that no result depends on
         # their number; the matrices of a linear model are too small to gain from more.
         with threadpool_limits(limits=getattr(model, "n_threads", 1)):
-            if unfinished is None:
+            begun = checkpoint and checkpoint.resume(model, random_state)
+            if not begun:
                 starts = self._starts(data, rows, settings, random_state)
-                del rows
-                model, training = self._best_start(
+                begun = self._best_start(
                     data, model, recipe, starts, settings, random_state
                 )
-            else:
-                model, training = _resume(model, unfinished, random_state)
+            del rows
+            model, training = begun
             self._train(
-                model, data, recipe, training, settings, random_state, run, callbacks
+                *(model, data, recipe, training, settings, random_state),
+                checkpoint=checkpoint,
+                callbacks=callbacks,
             )
             self._set_attributes(model, data, recipe, training)
-        if run is not None and not (training.interrupted or training.failure):
-            self._write_checkpoint(
-                training, random_state, run, fitted=self._fitted_attributes()
-            )
+        if checkpoint and not (training.interrupted or training.failure):
+            checkpoint.write(training, random_state, self._fitted_attributes())
         callbacks.end_fit()
         self._warn_if_unfinished(training, n_wanted=np.count_nonzero(recipe.prior))
         return self
@@ -375,7 +369,7 @@ class CollisionClusterer(
             if key != "optimizer"
         }
         record = {"model": state, "fitted": self._fitted_attributes()}
-        _checkpoint.write_record(Path(path).expanduser(), record)
+        write_record(path, record)
 
     def load(self, path: str | os.PathLike) -> Self:
         """Read what ``save`` has written, or a checkpoint, instead of a fit.
@@ -400,12 +394,11 @@ class CollisionClusterer(
         """
         model = LinearSoftmax() if self.model is None else self.model
         _check_can_save(model, f"load({str(path)!r})")
-        record = _checkpoint.read_record(Path(path).expanduser())
+        record = read_record(path)
         if "fitted" in record:
             attributes = record["fitted"]
         else:
-            training = _training_of(record)
-            attributes = _curves(training)
+            attributes = _curves(training_of(record))
         if len(attributes["share_curve_"][0]) != self.n_clusters:
             raise ValueError(
                 f"{str(path)!r} holds {len(attributes['share_curve_'][0])} clusters, "
@@ -712,15 +705,16 @@ class CollisionClusterer(
         training: Training,
         settings: dict[str, Any],
         random_state: np.random.RandomState,
-        run: dict[str, Any] | None,
+        *,
+        checkpoint: Checkpoint | None,
         callbacks: EpochCallbacks,
     ) -> None:
         """Train in place, with all that happens between two epochs."""
         n_wanted = np.count_nonzero(recipe.prior)
 
         def end_epoch(training):
-            if run is not None:
-                self._write_checkpoint(training, random_state, run)
+            if checkpoint:
+                checkpoint.write(training, random_state)
             _warn_of_collapse(training, n_wanted, recipe.lam)
             return callbacks.end_epoch(
                 lambda: {"model_": model, "_n_features_out": self.n_clusters}
@@ -740,7 +734,7 @@ class CollisionClusterer(
                 begin_epoch=callbacks.begin_epoch,
                 end_epoch=end_epoch,
             )
-        if training.failure and training.n_iter == 0:
+        if training.failure and training.model_state is None:
             raise ValueError(training.failure)
 
     def _set_attributes(
@@ -762,53 +756,6 @@ class CollisionClusterer(
             *("n_iter_", "converged_", "n_features_in_"),
         ]
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
-
-    def _open_checkpoint(
-        self, X: NDArray, model: SoftmaxModel
-    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """Return what identifies this run, and the record of its first part, if any."""
-        if self.checkpoint is None:
-            return None, None
-        _check_can_save(model, f"checkpoint={str(self.checkpoint)!r}")
-        path = Path(self.checkpoint).expanduser()
-        if not path.parent.is_dir():
-            raise ValueError(
-                f"checkpoint={str(self.checkpoint)!r}: there is no folder "
-                f"{str(path.parent)!r}."
-            )
-        run = {
-            name: _plain(value)
-            for name, value in self.get_params(deep=True).items()
-            if name not in _NOT_OF_THE_RUN
-        }
-        run["data"] = _checkpoint.fingerprint(X)
-        if not path.exists():
-            return run, None
-        record = _checkpoint.read_record(path)
-        _checkpoint.check_same_run(path, record, run)
-        return run, record
-
-    def _write_checkpoint(
-        self,
-        training: Training,
-        random_state: np.random.RandomState,
-        run: dict[str, Any],
-        fitted: dict[str, Any] | None = None,
-    ) -> None:
-        record = {
-            "run": run,
-            "random_state": random_state.get_state(legacy=False),
-            "training": {
-                "proba": training.proba,
-                "loss_curve": training.loss_curve,
-                "share_curve": np.array(training.share_curve),
-                "n_calm": training.n_calm,
-            },
-            "model": training.model_state,
-        }
-        if fitted is not None:
-            record["fitted"] = fitted
-        _checkpoint.write_record(Path(self.checkpoint).expanduser(), record)
 
     def _warn_if_unfinished(self, training: Training, *, n_wanted: int) -> None:
         n_used = len(np.unique(self.labels_))
@@ -839,20 +786,6 @@ class CollisionClusterer(
                 ConvergenceWarning,
                 stacklevel=3 + N_WRAPPERS,
             )
-
-
-def _resume(
-    model: SoftmaxModel, record: dict[str, Any], random_state: np.random.RandomState
-) -> tuple[SoftmaxModel, Training]:
-    """Return model and training as they were when `record` was written."""
-    random_state.set_state(_checkpoint.to_numpy(record["random_state"]))
-    return clone(model).set_state(record["model"]), _training_of(record)
-
-
-def _training_of(record: dict[str, Any]) -> Training:
-    training = _checkpoint.to_numpy(record["training"])
-    training["share_curve"] = list(training["share_curve"])
-    return Training(**training, model_state=record["model"])
 
 
 def _curves(training: Training) -> dict[str, Any]:
@@ -888,17 +821,6 @@ def _warn_of_collapse(training: Training, n_wanted: int, lam: float) -> None:
             ConvergenceWarning,
             stacklevel=2,
         )
-
-
-def _plain(value: Any) -> Any:
-    """Return a parameter as a plain value or a name that can be compared later."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _match_sizes(labels: NDArray, prior: NDArray) -> NDArray:

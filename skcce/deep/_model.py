@@ -253,8 +253,7 @@ class DeepSoftmax(BaseEstimator):
             If `network` gives no module.
         """
         self._validate_params()
-        self._augment = as_augmentation(self.augment)
-        self._device = _resolve_device(self.device)
+        self._resolve()
         self._seed = int(random_state.randint(2**31 - 1))
         self._n_steps = 0
         with self._random_numbers():
@@ -381,8 +380,7 @@ class DeepSoftmax(BaseEstimator):
             If the weights are those of another architecture.
         """
         self._validate_params()
-        self._augment = as_augmentation(self.augment)
-        self._device = _resolve_device(self.device)
+        self._resolve()
         self._seed, self._n_steps = state["seed"], state["n_steps"]
         if not hasattr(self, "_module"):
             with self._random_numbers():
@@ -410,8 +408,7 @@ class DeepSoftmax(BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_module" in state:
-            self._augment = as_augmentation(self.augment)
-            self._device = _resolve_device(self.device)
+            self._resolve()
             self._install(*self._module, self._input_shape)
 
     @property
@@ -421,6 +418,18 @@ class DeepSoftmax(BaseEstimator):
     @property
     def head_(self) -> nn.Linear:
         return self._module[1]
+
+    def _resolve(self) -> None:
+        """Find out what the parameters stand for on this machine."""
+        self._augment = as_augmentation(self.augment)
+        self._device = _resolve_device(self.device)
+        if self.normalize is not None:
+            mean, std = (np.ravel(values) for values in self.normalize)
+            if len(mean) != len(std) or (std <= 0).any():
+                raise ValueError(
+                    f"normalize={self.normalize!r} must hold a mean and a positive "
+                    "standard deviation for each channel."
+                )
 
     def _install(
         self, network: nn.Module, head: nn.Linear, input_shape: tuple[int, ...]
@@ -454,7 +463,9 @@ class DeepSoftmax(BaseEstimator):
 
     def _scale(self, X: Tensor | NDArray, device: Any) -> Tensor:
         """Move a batch to the device, and turn it into floats."""
-        batch = torch.as_tensor(X).to(device, non_blocking=True)
+        if isinstance(X, np.ndarray):
+            X = torch.from_numpy(X.astype(np.float32))
+        batch = X.to(device, non_blocking=True)
         return batch / 255 if batch.dtype == torch.uint8 else batch.float()
 
     def _view(self, batch: Tensor) -> Tensor:

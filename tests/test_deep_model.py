@@ -121,10 +121,6 @@ def fit_vgg4(X, random_state=0, network=None, **parameters):
 # --- What scikit-learn expects ---------------------------------------------
 
 
-def identity():
-    return nn.Identity()
-
-
 class Fitting(nn.Module):
     """A layer of 8 ReLUs that finds out in its first call how many features it has."""
 
@@ -141,17 +137,13 @@ def table_clusterer(network):
     return CollisionClusterer(2, model=model, init="k-means", random_state=0)
 
 
-@parametrize_with_checks([table_clusterer(identity), table_clusterer(Fitting)])
+@parametrize_with_checks([table_clusterer(nn.Identity), table_clusterer(Fitting)])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.xfail(
-    reason="torch warns of arrays that it cannot write to, which a table may be",
-    strict=True,
-)
 def test_read_only_table_does_not_make_torch_warn(images):
     X = images.reshape(-1, 64) / 255
     X.flags.writeable = False
@@ -270,6 +262,35 @@ def test_parameters_of_the_model_are_set_and_searched(four_digits):
     assert search.best_score_ > 0.5
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert_array_equal(search.predict(X[..., None]), search.best_estimator_.labels_)
+
+
+def test_networks_and_models_are_searched(four_digits):
+    X, y = four_digits
+    networks = [nn.Flatten(), mlp(), cnn]
+    models = [DeepSoftmax(network, lr=1e-2) for network in networks]
+    scores = []
+    for grid in ({"model__network": networks}, {"model": models}):
+        search = GridSearchCV(make(), grid, scoring=clustering_accuracy, cv=2)
+        scores.append(search.fit(X, y).cv_results_["mean_test_score"])
+    assert_array_equal(*scores)
+
+
+def test_frame_with_names(images):
+    frame = make().set_output(transform="pandas").fit_transform(images)
+    assert list(frame.columns) == [f"collisionclusterer{k}" for k in range(4)]
+    assert_allclose(frame.sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n_samples", "n_clusters"), [(1, 1), (2, 1), (4, 4), (5, 2)])
+def test_few_images(images, n_samples, n_clusters):
+    clusterer = make(n_clusters=n_clusters).fit(images[:n_samples])
+    assert clusterer.predict_proba(images).shape == (240, n_clusters)
+    assert np.isfinite(clusterer.predict_proba(images)).all()
+
+
+def test_network_that_learns_its_input_size(images):
+    network = nn.Sequential(nn.Flatten(), nn.LazyLinear(16), nn.ReLU())
+    assert make(network).fit(images).model_.network_[1].weight.shape == (16, 64)
 
 
 # --- Random numbers ---------------------------------------------------------
@@ -824,10 +845,6 @@ def test_bad_normalize_is_named(images, normalize, table):
         clusterer.fit(images.reshape(-1, 64) / 255 if table else images)
 
 
-@pytest.mark.xfail(
-    reason="normalize with a standard deviation of 0: 'try a smaller learning rate'",
-    strict=True,
-)
 def test_normalize_by_zero_is_named(images):
     with pytest.raises(ValueError, match="normalize"):
         make(model__normalize=([0.5], [0.0])).fit(images)

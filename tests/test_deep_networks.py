@@ -157,6 +157,13 @@ def test_resnet18_has_512_features(in_channels, max_pool, size):
     assert not layers_of(network, nn.Linear)
 
 
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_resnet18_has_torchvisions_first_random_weights(in_channels):
+    # Variance 2 / fan-out, of a kernel of 3 x 3.
+    weight = resnet18(in_channels).conv1.weight
+    assert_allclose(weight.var().item(), 2 / (64 * 9), rtol=0.3)
+
+
 @pytest.mark.parametrize("max_pool", [False, True])
 def test_resnet18_takes_a_checkpoint_of_torchvision(max_pool):
     reference = models.resnet18(weights=None)

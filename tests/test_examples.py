@@ -1,8 +1,13 @@
+import io
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from numpy.testing import assert_array_equal
+from PIL import Image
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -135,3 +140,109 @@ def test_scaling_fits_a_slope(monkeypatch, capsys):
 
     run(scaling, monkeypatch, "--samples", 100, 200, "--clusters", 2, "--n", 100)
     assert capsys.readouterr().out.count("time ~ n^") == 2
+
+
+@pytest.fixture
+def image_folder(tmp_path, rng):
+    """Hold small stand-ins of MNIST and CIFAR-10: bars that lie or stand."""
+    classes = np.arange(24) % 10
+    grey = rng.integers(0, 50, (24, 28, 28), dtype=np.uint8)
+    for image, k in zip(grey, classes, strict=True):
+        image[:, 2 * k : 2 * k + 4] = 255
+    np.savez(
+        tmp_path / "mnist.npz",
+        X_train=grey,
+        y_train=classes,
+        X_test=grey[:12],
+        y_test=classes[:12],
+    )
+    jpegs = []
+    for image in grey:
+        file = io.BytesIO()
+        Image.fromarray(image[:, :, None].repeat(3, 2)).resize((32, 32)).save(
+            file, "JPEG"
+        )
+        jpegs.append(file.getvalue())
+    np.savez(
+        tmp_path / "cifar10_jpeg.npz",
+        jpeg=np.frombuffer(b"".join(jpegs), np.uint8),
+        offsets=np.cumsum([0, *map(len, jpegs)]),
+        labels=classes,
+        split=np.arange(24) // 12,
+    )
+    return tmp_path
+
+
+@pytest.mark.usefixtures("paper")
+def test_table3_puts_the_paper_beside_ours(image_folder, monkeypatch, capsys):
+    import table3
+
+    output = image_folder / "table3.json"
+    small = ["--width", 0.05, "--epochs", 1, "--runs", 2, "--subset", 20]
+    data = ["--data", image_folder, "--dataset", "mnist", "--threads", 1]
+    table3.main([str(a) for a in [*data, *small, "--output", output]])
+    printed = capsys.readouterr().out
+    runs = json.loads(output.read_text())["runs"]
+    assert [run["seed"] for run in runs] == [0, 1]
+    assert all(0 <= run["ACC"] <= 100 and run["clusters"] <= 10 for run in runs)
+    mean = np.mean([run["ACC"] for run in runs])
+    assert "95.11 (4.3)" in printed
+    assert f"skcce       {mean:6.2f}" in printed
+
+
+@pytest.mark.usefixtures("paper")
+def test_table4_goes_on_from_pretext_weights(image_folder, capsys):
+    import simclr
+    import table4
+
+    data = ["--data", image_folder, "--dataset", "cifar10"]
+    weights = image_folder / "simclr.pt"
+    options = ["--epochs", 1, "--batch-size", 6, "--subset", 12, "--device", "cpu"]
+    simclr.main([str(a) for a in [*data, *options, "--output", weights]])
+    state = torch.load(weights, weights_only=True)
+    # As SCAN names them, with a projection head beside.
+    scan = {
+        f"backbone.{name}".replace("downsample", "shortcut"): value
+        for name, value in state.items()
+    }
+    torch.save({**scan, "contrastive_head.0.weight": torch.zeros(2)}, weights)
+    options += ["--runs", 1, "--output", image_folder / "table4.json"]
+    table4.main([str(a) for a in [*data, *options, "--pretext", weights]])
+    assert "83.27 (0.2)" in capsys.readouterr().out
+    assert json.loads((image_folder / "table4.json").read_text())["runs"]
+
+
+@pytest.mark.usefixtures("paper")
+def test_pretext_weights_are_loaded_by_name(tmp_path):
+    import table4
+
+    from skcce.deep import resnet18
+
+    trained = resnet18()
+    torch.save(trained.state_dict(), tmp_path / "weights.pt")
+    loaded = table4.load_pretext(tmp_path / "weights.pt", resnet18())
+    for name, value in loaded.state_dict().items():
+        assert_array_equal(value, trained.state_dict()[name])
+    torch.save({"conv1.weight": trained.conv1.weight}, tmp_path / "part.pt")
+    with pytest.raises(ValueError, match=r"part\.pt has no weights for bn1\.bias"):
+        table4.load_pretext(tmp_path / "part.pt", resnet18())
+
+
+@pytest.mark.usefixtures("paper")
+def test_contrastive_loss_is_least_for_pairs(rng):
+    import simclr
+
+    views = torch.from_numpy(rng.normal(size=(6, 4)))
+    paired = simclr.contrastive_loss(views, views, 0.1)
+    assert paired < simclr.contrastive_loss(views, views.roll(1, 0), 0.1)
+
+
+@pytest.mark.usefixtures("paper")
+def test_deep_speed_prints_ratios(monkeypatch, capsys):
+    import deep_speed
+
+    small = ["--images", 40, "--batch-size", 20, "--width", 0.05, "--repeats", 1]
+    run(deep_speed, monkeypatch, *small)
+    printed = capsys.readouterr().out
+    assert printed.count("time ratio") == 2
+    assert "pseudo-labels of a batch" in printed

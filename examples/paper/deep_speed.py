@@ -72,7 +72,7 @@ def bare_loop(args, images):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        return float(loss)
+        return loss.item()
 
     def predict():
         module.eval()

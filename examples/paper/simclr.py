@@ -97,7 +97,7 @@ def main(arguments=None):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            bar.set_postfix(loss=f"{float(loss):.3f}")
+            bar.set_postfix(loss=f"{loss.item():.3f}")
         part = args.output.with_suffix(".part")
         torch.save(network.state_dict(), part)
         part.replace(args.output)

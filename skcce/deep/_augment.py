@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 __all__ = ["digits", "natural"]
@@ -19,10 +19,10 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def digits(images: Tensor) -> Tensor:
-    """Turn, scale and shift images of digits, letters or other drawings.
+    """Shift, turn and scale images of digits, letters or other drawings.
 
-    By up to 25 degrees, 20 % and 15 % of the image's size, each uniformly distributed;
-    what comes in from outside is black.
+    First by up to 15 % of the image's size in both directions, then by up to 25 degrees
+    and 20 %, all uniformly distributed; what comes in from outside is black.
 
     Parameters
     ----------
@@ -88,7 +88,9 @@ def natural(images: Tensor) -> Tensor:
     center = _uniform(images, (n, 2), -1, 1) * torch.stack([1 - width, 1 - height], 1)
     mirror = torch.where(_uniform(images, n, 0, 1) < 0.5, -1.0, 1.0)
     zero = torch.zeros_like(width)
-    images = _warp(images, ((mirror * width, zero), (zero, height)), center)
+    images = _warp(
+        images, ((mirror * width, zero), (zero, height)), center, padding="border"
+    )
     return _recolor(images) if images.shape[1] == 3 else images
 
 
@@ -108,7 +110,12 @@ _PRESETS = {"digits": digits, "natural": natural}
 
 
 def _is_torchvision(augment: object) -> bool:
-    return type(augment).__module__.startswith("torchvision.transforms.")
+    parts = augment.modules() if isinstance(augment, nn.Module) else [augment]
+    return any(
+        kind.__module__.startswith("torchvision.transforms.")
+        for part in parts
+        for kind in type(part).__mro__
+    )
 
 
 def _one_by_one(transform: Callable[[Tensor], Tensor]) -> Augmentation:
@@ -117,22 +124,27 @@ def _one_by_one(transform: Callable[[Tensor], Tensor]) -> Augmentation:
 
 
 def _warp(
-    images: Tensor, rows: tuple[tuple[Tensor, Tensor], ...], shift: Tensor
+    images: Tensor,
+    rows: tuple[tuple[Tensor, Tensor], ...],
+    shift: Tensor,
+    padding: str = "zeros",
 ) -> Tensor:
-    """Look up each pixel at rows @ (x, y) + shift, bilinearly, zero outside."""
+    """Look up each pixel at rows @ (x, y) + shift, bilinearly."""
     linear = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
     matrix = torch.cat([linear, shift[:, :, None]], dim=2)
     grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, align_corners=False)
+    return functional.grid_sample(
+        images, grid, padding_mode=padding, align_corners=False
+    )
 
 
 def _recolor(images: Tensor) -> Tensor:
     """Change brightness, contrast, saturation and hue: one matrix per image."""
     n = len(images)
     luminance = images.new_tensor(_LUMINANCE)
-    identity = torch.eye(3, device=images.device).expand(n, 3, 3)
+    identity = torch.eye(3, dtype=images.dtype, device=images.device).expand(n, 3, 3)
     grey = luminance.expand(3, 3).expand(n, 3, 3)
-    one = torch.ones(n, device=images.device)
+    one = images.new_ones(n)
     changed = _uniform(images, n, 0, 1) < 0.8
 
     def strength(at_most):
@@ -153,16 +165,12 @@ def _recolor(images: Tensor) -> Tensor:
 def _hue_rotation(angle: Tensor) -> Tensor:
     """Return matrices (n, 3, 3) that turn colors about the grey axis by `angle`."""
     cos, sin = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
-    identity = torch.eye(3, device=angle.device)
-    axis = torch.full((3, 3), 1 / 3, device=angle.device)
-    cross = (
-        torch.tensor(
-            [[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], device=angle.device
-        )
-        / 3**0.5
-    )
+    identity = torch.eye(3, dtype=angle.dtype, device=angle.device)
+    axis = angle.new_full((3, 3), 1 / 3)
+    cross = angle.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
     return cos * identity + (1 - cos) * axis + sin * cross  # Rodrigues' formula
 
 
 def _uniform(images: Tensor, size: int | tuple, low: float, high: float) -> Tensor:
-    return low + (high - low) * torch.rand(size, device=images.device)
+    draw = torch.rand(size, dtype=images.dtype, device=images.device)
+    return low + (high - low) * draw

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 _BLOCK = 1024  # images at a time, where all are looked at
 # Where the network does not tell how many channels it takes: grey, color, with alpha.
@@ -32,98 +33,73 @@ class Images:
         return self.shape[0]
 
     def __getitem__(self, rows: NDArray | slice) -> Tensor:
-        """Return a batch (n, channels, height, width) of uint8, or of float32."""
+        """Return a batch (n, channels, height, width), a copy, of uint8 or float32."""
         raise NotImplementedError
 
 
 def open_images(X: Any, channels: int | None) -> Images:
-    """Return the images of an array, a tensor or a data set, without a copy.
+    """Return the images of an array, a tensor, a list or a data set, without a copy.
 
     Parameters
     ----------
-    X : array, tensor or map-style data set
+    X : array, tensor, list or map-style data set
         Arrays have shape (n, H, W), (n, H, W, C) or (n, C, H, W), and are of uint8, or
-        of floats. A data set gives images, or tuples that begin with an image: tensors
-        (C, H, W), arrays (H, W, C), either (H, W) if grey, or PIL images.
+        of floats. A list or a data set gives images, or tuples that begin with one:
+        arrays or tensors as above, or PIL images.
     channels : int or None
         Channels that the network takes; None if that is not known.
 
     Raises
     ------
     ValueError
-        If there are no images, or they have the wrong shape, channels or dtype, or an
-        array of floats is not finite.
+        If there are no images, or they have the wrong shape, channels or dtype, or are
+        not finite. What a data set holds is seen when it is read.
     TypeError
-        If `X` has no length, or cannot be indexed.
+        If `X` is something else.
     """
-    if isinstance(X, (list, tuple)):
-        X = np.asarray(X)
-    if not (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
+    is_container = hasattr(X, "__len__") and hasattr(X, "__getitem__")
+    if not is_container or isinstance(X, (str, bytes, dict, IterableDataset)):
         raise TypeError(
             "X must be an array of images, or a data set with __len__ and __getitem__, "
             f"got {type(X).__name__}."
         )
     if len(X) == 0:
         raise ValueError("Found 0 samples in X, while a minimum of 1 is required.")
-    images = _ArrayImages(X) if hasattr(X, "dtype") else _DatasetImages(X)
-    return images.checked(channels)
+    kind = _ArrayImages if hasattr(X, "dtype") else _DatasetImages
+    return kind(X, channels)
 
 
 class _ArrayImages(Images):
-    def __init__(self, array: NDArray | Tensor):
-        self._array = array
-
-    def checked(self, channels: int | None) -> "_ArrayImages":
-        n, *sides = self._array.shape
-        if len(sides) not in (2, 3):
+    def __init__(self, array: NDArray | Tensor, channels: int | None):
+        if array.ndim not in (3, 4):
             raise ValueError(
                 "Images must have shape (n, H, W), (n, H, W, C) or (n, C, H, W), got "
-                f"shape {tuple(self._array.shape)}."
+                f"shape {tuple(array.shape)}."
             )
-        _check_dtype(self._array.dtype)
-        last = not isinstance(self._array, Tensor)  # where channels are by convention
-        axis = _channel_axis(tuple(sides), channels, prefer_last=last)
-        self._channel_axis = axis
-        if axis is not None:
-            sides.insert(0, sides.pop(axis))
-        else:
-            sides.insert(0, 1)
-        self.shape = (n, *sides)
-        if "float" in str(self._array.dtype):
-            self._check_finite()
-        return self
+        _check_dtype(array.dtype)
+        self._array = array
+        sides = tuple(array.shape[1:])
+        self._axis = _channel_axis(sides, channels, prefer_last=_is_numpy(array))
+        self.shape = (len(array), *_channels_first(sides, self._axis))
+        if not _is_uint8(array):
+            for block in gen_batches(len(self), _BLOCK):
+                _check_finite(self[block], np.arange(block.start, block.stop))
 
     def __getitem__(self, rows: NDArray | slice) -> Tensor:
         batch = self._array[rows]
-        if not isinstance(batch, Tensor):
-            # A copy, because torch cannot share what is read-only or byte-swapped.
-            dtype = np.uint8 if batch.dtype == np.uint8 else np.float32
-            batch = torch.from_numpy(np.array(batch, dtype=dtype, order="C"))
-        batch = batch.detach()
-        if batch.dtype != torch.uint8:
-            batch = batch.float()
-        if self._channel_axis is None:
-            return batch.unsqueeze(1)
-        return batch.movedim(1 + self._channel_axis, 1)
-
-    def _check_finite(self) -> None:
-        for block in gen_batches(len(self), _BLOCK):
-            finite = torch.isfinite(self[block]).flatten(1).all(dim=1)
-            if not finite.all():
-                row = block.start + int(finite.logical_not().nonzero()[0])
-                raise ValueError(f"Input X contains NaN or infinity, in image {row}.")
+        if isinstance(batch, Tensor) and isinstance(rows, slice):
+            batch = batch.clone()  # or else the network could change the user's images
+        batch = _as_tensor(batch)
+        return (
+            batch.unsqueeze(1) if self._axis is None else batch.movedim(self._axis, 1)
+        )
 
 
 class _DatasetImages(Images):
-    def __init__(self, dataset: Any):
+    def __init__(self, dataset: Any, channels: int | None):
         self._dataset = dataset
-
-    def checked(self, channels: int | None) -> "_DatasetImages":
-        image = self._image(0)
-        if channels is not None and image.shape[0] != channels:
-            raise _wrong_channels(tuple(image.shape), image.shape[0], channels)
-        self.shape = (len(self._dataset), *image.shape)
-        return self
+        self._channels = channels
+        self.shape = (len(dataset), *self._image(0).shape)
 
     def __getitem__(self, rows: NDArray | slice) -> Tensor:
         if isinstance(rows, slice):
@@ -135,61 +111,104 @@ class _DatasetImages(Images):
                     f"Image {row} has shape {tuple(image.shape)} (channels first), the "
                     f"first one {self.shape[1:]}. Resize them to one size."
                 )
-        return torch.stack(images)
+        batch = torch.stack(images)
+        if batch.dtype != torch.uint8:
+            _check_finite(batch, rows)
+        return batch
 
     def _image(self, row: int) -> Tensor:
         item = self._dataset[row]
         image = item[0] if isinstance(item, (tuple, list)) else item
-        is_tensor = isinstance(image, Tensor)
-        if not is_tensor:
-            image = torch.from_numpy(np.array(image))
-        if image.ndim not in (2, 3):
-            raise ValueError(
-                f"Sample {row} of the data set must be an image of 2 or 3 dimensions, "
-                f"got shape {tuple(image.shape)}."
+        if hasattr(image, "convert"):  # PIL
+            image = np.asarray(_with_plain_mode(image))
+        if not hasattr(image, "dtype") or image.ndim not in (2, 3):
+            raise TypeError(
+                f"Sample {row} of X must be an image, or a tuple that begins with one, "
+                f"got {type(item).__name__}: an array or tensor of 2 or 3 dimensions, "
+                "or a PIL image."
             )
         _check_dtype(image.dtype)
-        if image.dtype != torch.uint8:
-            image = image.float()
-        if image.ndim == 2:
-            return image.unsqueeze(0)
-        return image if is_tensor else image.movedim(2, 0)
+        sides = tuple(image.shape)
+        axis = _channel_axis(sides, self._channels, prefer_last=_is_numpy(image))
+        image = _as_tensor(image)
+        return image.unsqueeze(0) if axis is None else image.movedim(axis - 1, 0)
+
+
+def _is_numpy(array: NDArray | Tensor) -> bool:
+    return not isinstance(array, Tensor)
+
+
+def _is_uint8(array: NDArray | Tensor) -> bool:
+    return array.dtype in (np.dtype(np.uint8), torch.uint8)
+
+
+def _as_tensor(array: NDArray | Tensor) -> Tensor:
+    """Return a tensor of uint8 or float32; a copy of what is no tensor."""
+    if isinstance(array, Tensor):
+        return array.detach() if _is_uint8(array) else array.detach().float()
+    dtype = np.uint8 if _is_uint8(array) else np.float32
+    with np.errstate(over="ignore"):
+        # A copy, because torch cannot share what is read-only or byte-swapped.
+        return torch.from_numpy(np.array(array, dtype=dtype, order="C"))
+
+
+def _with_plain_mode(image: Any) -> Any:
+    """Return a PIL image as grey, color, or color with alpha."""
+    if image.mode in ("L", "RGB", "RGBA"):
+        return image
+    return image.convert("L" if image.mode in ("1", "LA", "I", "F") else "RGB")
 
 
 def _channel_axis(
     sides: tuple[int, ...], channels: int | None, *, prefer_last: bool
 ) -> int | None:
-    """Return which of the sides of an image are its channels; None if it has none."""
-    if len(sides) == 2:
-        if channels not in (None, 1):
-            raise _wrong_channels(sides, 1, channels)
-        return None
+    """Return the axis of channels in (n, *sides), None if there is none.
+
+    Where both ends would do, arrays have their channels last, and tensors first.
+    """
+    if 0 in sides:
+        raise ValueError(f"Images of shape {sides} have no pixels.")
     wanted = _USUAL_CHANNELS if channels is None else (channels,)
-    for axis in (2, 0) if prefer_last else (0, 2):
-        if sides[axis] in wanted:
+    if len(sides) == 2 and 1 in wanted:
+        return None
+    for axis in (3, 1) if prefer_last else (1, 3):
+        if len(sides) == 3 and sides[axis - 1] in wanted:
             return axis
-    raise _wrong_channels(sides, None, channels)
-
-
-def _wrong_channels(
-    shape: tuple[int, ...], found: int | None, channels: int | None
-) -> ValueError:
-    wanted = "1, 3 or 4 channels" if channels is None else f"{channels} channels"
+    text = "1, 3 or 4 channels" if channels is None else f"{channels} channels"
+    if channels == 1:
+        text = "one channel"
     hint = ""
-    if found == 1 and channels == 3:
-        hint = " Repeat the grey one: X = np.stack([X, X, X], axis=-1)."
-    return ValueError(
-        f"Images of shape {shape} do not have the {wanted} that the network takes, "
+    if channels == 3 and (len(sides) == 2 or 1 in (sides[0], sides[2])):
+        hint = " Repeat the grey one three times."
+    raise ValueError(
+        f"Images of shape {sides} do not have the {text} that the network takes, "
         f"neither first nor last.{hint}"
     )
 
 
+def _channels_first(sides: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+    if axis is None:
+        return (1, *sides)
+    others = [side for i, side in enumerate(sides, start=1) if i != axis]
+    return (sides[axis - 1], *others)
+
+
 def _check_dtype(dtype: Any) -> None:
-    if str(dtype).removeprefix("torch.") not in (
-        *("uint8", "float16", "float32", "float64", "bfloat16"),
-        *(">f2", ">f4", ">f8"),
-    ):
+    is_float = (
+        dtype.is_floating_point
+        if isinstance(dtype, torch.dtype)
+        else (dtype.kind == "f")
+    )
+    if not is_float and dtype not in (np.dtype(np.uint8), torch.uint8):
         raise ValueError(
             f"Images must be of uint8, from 0 to 255, or of floats, got dtype {dtype}. "
             "Convert them, for instance with X.astype(np.uint8)."
+        )
+
+
+def _check_finite(batch: Tensor, rows: NDArray) -> None:
+    finite = torch.isfinite(batch).flatten(1).all(dim=1).cpu().numpy()
+    if not finite.all():
+        raise ValueError(
+            f"Input X contains NaN or infinity, in image {rows[finite.argmin()]}."
         )

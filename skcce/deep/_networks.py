@@ -1,7 +1,10 @@
 """The networks of the paper's experiments (supplement 10.1)."""
 
+import math
+import zlib
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -55,14 +58,14 @@ def vgg4(
     >>> vgg4(in_channels=1, image_size=28)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 4608])
     """
-    if image_size not in _TABLE_8:
+    if image_size not in list(_TABLE_8):
         raise ValueError(
             f"image_size={image_size!r} must be one of {list(_TABLE_8)}, the networks "
             "of the paper's Table 8. Resize the images, or pass a network of your own."
         )
     _check_channels(in_channels)
-    if not width > 0:
-        raise ValueError(f"width={width!r} must be positive.")
+    if not 0 < width < math.inf:
+        raise ValueError(f"width={width!r} must be positive and finite.")
     build = partial(_vgg4, in_channels, image_size, width)
     return remember_builder(build(), build)
 
@@ -105,16 +108,15 @@ def resnet18(in_channels: int = 3, *, max_pool: bool = False) -> nn.Module:
 
 
 class _VGG4(nn.Sequential):
-    def __init__(self, *layers: nn.Module, image_size: int):
-        super().__init__(*layers)
-        self.image_size = image_size
+    image_size: int | None = None  # None in a slice of the network
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if images.shape[-2:] != (self.image_size, self.image_size):
+        size, (height, width) = self.image_size, images.shape[-2:]
+        if size is not None and (height, width) != (size, size):
             raise ValueError(
-                f"This vgg4 takes images of {self.image_size} x {self.image_size} "
-                f"pixels, got {images.shape[-2]} x {images.shape[-1]}. Resize them, or "
-                f"build it with image_size={images.shape[-1]}."
+                f"This vgg4 takes images of {size} x {size} pixels, got {height} x "
+                f"{width}. Resize them, or build it for one of the sizes "
+                f"{list(_TABLE_8)}."
             )
         return super().forward(images)
 
@@ -133,7 +135,9 @@ def _vgg4(in_channels: int, image_size: int, width: float) -> nn.Module:
             layers += [nn.MaxPool2d(2)]
         layers += [nn.ReLU()]
         n_in = n_out
-    return _VGG4(*layers, nn.Flatten(), image_size=image_size)
+    network = _VGG4(*layers, nn.Flatten())
+    network.image_size = image_size
+    return network
 
 
 def _resnet18(in_channels: int, max_pool: bool) -> nn.Module:
@@ -149,24 +153,28 @@ def _resnet18(in_channels: int, max_pool: bool) -> nn.Module:
 
 
 def remember_builder(network: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
-    """Note on `network` how it was built, and with what weights."""
-    network.build, network.built_weights = build, checksum(network)
+    """Note on `network` how it was built, and what came out."""
+    network.build, network.as_built = build, _description(network)
     return network
 
 
 def is_fresh(network: nn.Module) -> bool:
-    """Tell whether `network` still has the random weights that it was built with."""
-    built = getattr(network, "built_weights", None)
-    return built is not None and built == checksum(network)
+    """Tell whether `network` still has the layers and weights that it was built with.
+
+    Then another seed may draw it anew, without the loss of anything.
+    """
+    as_built = getattr(network, "as_built", None)
+    return as_built is not None and as_built == _description(network)
 
 
-def checksum(network: nn.Module) -> list[float]:
-    """Return one number for each of the network's weights."""
-    return [
-        weight.detach().cpu().double().sum().item() for weight in network.parameters()
+def _description(network: nn.Module) -> tuple[str, list[tuple[bool, int]]]:
+    weights = [
+        (weight.requires_grad, zlib.crc32(weight.detach().cpu().contiguous().numpy()))
+        for weight in network.parameters()
     ]
+    return repr(network), weights
 
 
 def _check_channels(in_channels: int) -> None:
-    if in_channels < 1:
-        raise ValueError(f"in_channels={in_channels!r} must be at least 1.")
+    if not isinstance(in_channels, Integral) or in_channels < 1:
+        raise ValueError(f"in_channels={in_channels!r} must be an int, at least 1.")

@@ -38,9 +38,11 @@ from skcce._training import Recipe, Training, begin, evaluate, train
 
 __all__ = ["CollisionClusterer"]
 
-# With several starts, each is trained for so many epochs before the best one goes on:
-# by then its loss tells about as much of its clusters as at the end.
+# With several starts, each is trained for so many epochs, or fewer if they make so many
+# steps, before the best one goes on: by then its loss tells about as much of its
+# clusters as at the end.
 _TRIAL_EPOCHS = 4
+_TRIAL_STEPS = 160
 # What a model has to have defaults for.
 _DEFAULTS = frozenset(
     {"lam", "solver", "em_iter", "n_neighbors", "init", "n_init", "batch_size"}
@@ -84,9 +86,12 @@ class CollisionClusterer(
     model : SoftmaxModel or None, default=None
         The model that is trained. None means ``LinearSoftmax()``; pass that, or
         another model, to set or search its own parameters (``model__alpha``, ...).
-    lam : float or "auto", default="auto"
+    lam : float, pair of floats or "auto", default="auto"
         Weight (:math:`\lambda > 0`) of the fairness term in the mean-level loss above;
-        it does not depend on the batch size. "auto" is 1.0 for a linear model. Weaker
+        it does not depend on the batch size. A pair decays, or grows, geometrically
+        from the first epoch to the last. "auto" is 1.0 for a linear model, and (100, 1)
+        for a network: strong until there are clusters, then weak, so that the batches,
+        whose true shares vary, are not forced to equal ones. Weaker
         values (0.1, 0.01) suit imbalanced clusters of unknown sizes. The paper uses
         100 with batches of 250: its eq. (15), read literally, makes that 100 / 250 =
         0.4 here; its eq. (11), read literally, 100.
@@ -116,8 +121,9 @@ class CollisionClusterer(
         clustering, integers of shape (n_samples,). "auto" is "k-means" for a linear
         model.
     n_init : int or "auto", default="auto"
-        Number of starts. Each is trained for 4 epochs, then the one of the least loss
-        is trained on. "auto" is 6 for a linear model; an array `init` is one start.
+        Number of starts. Each is trained for 4 epochs, or for 160 steps if that is
+        less, then the one of the least loss is trained on. "auto" is 6 for a linear
+        model, 4 for a network; an array `init` is one start.
     max_iter : int, default=20
         Maximum number of epochs.
     batch_size : int or "auto", default="auto"
@@ -153,9 +159,10 @@ class CollisionClusterer(
     intercept_ : ndarray of shape (n_clusters,)
         Intercepts of a linear model.
     loss_ : float
-        The loss above, in nats, of the trained model on the training data.
+        The loss above, in nats, of the trained model on the training data, with the
+        last value of `lam`.
     loss_curve_ : list of float
-        Loss in each epoch, as its batches were visited.
+        Loss in each epoch, as its batches were visited, with its value of `lam`.
     share_curve_ : ndarray of shape (n_iter_, n_clusters)
         Share of the samples in each cluster, in each epoch.
     n_iter_ : int
@@ -206,7 +213,12 @@ class CollisionClusterer(
     _parameter_constraints: ClassVar[dict] = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
         "model": [HasMethods(["initialize", "train_step", "decision_function"]), None],
-        "lam": [Interval(Real, 0, MAX_LAM, closed="right"), StrOptions({"auto"})],
+        "lam": [
+            Interval(Real, 0, MAX_LAM, closed="right"),
+            StrOptions({"auto"}),
+            tuple,
+            list,
+        ],
         "prior": ["array-like", None],
         "divergence": [StrOptions({"reverse", "forward"})],
         "solver": [StrOptions({"auto", "em", "interior-point"})],
@@ -232,7 +244,7 @@ class CollisionClusterer(
         n_clusters: int = 8,
         *,
         model: SoftmaxModel | None = None,
-        lam: float | Literal["auto"] = "auto",
+        lam: float | tuple[float, float] | Literal["auto"] = "auto",
         prior: ArrayLike | None = None,
         divergence: Literal["reverse", "forward"] = "reverse",
         solver: Literal["auto", "em", "interior-point"] = "auto",
@@ -312,7 +324,8 @@ class CollisionClusterer(
             data, settings["n_neighbors"], random_state
         )
         recipe = Recipe(
-            lam=settings["lam"],
+            first_lam=settings["lam"][0],
+            lam=settings["lam"][1],
             prior=settings["prior"],
             forward=self.divergence == "forward",
             average=average,
@@ -536,8 +549,10 @@ class CollisionClusterer(
     def _validate_input(
         self, X: ArrayLike, model: SoftmaxModel, *, reset: bool
     ) -> NDArray:
-        if hasattr(model, "validate_input") and not _is_table(X):
-            return model.validate_input(X)
+        if hasattr(model, "validate_input"):
+            data = model.validate_input(X)
+            if data is not None:
+                return data
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
 
     def _settings(self, X: NDArray, model: SoftmaxModel) -> dict[str, Any]:
@@ -580,7 +595,7 @@ class CollisionClusterer(
                     'solver="interior-point" for divergence="forward".'
                 )
             settings["solver"] = "interior-point"
-        settings["lam"] = float(settings["lam"])
+        settings["lam"] = _check_lam(settings["lam"])
         settings["prior"] = check_prior(self.prior, n_clusters)
         return settings
 
@@ -667,6 +682,9 @@ class CollisionClusterer(
         random_state: np.random.RandomState,
     ) -> tuple[SoftmaxModel, Training]:
         """Return the model of the most promising start, and its training to come."""
+        n_batches = -(-len(X) // settings["batch_size"])
+        n_epochs = min(_TRIAL_EPOCHS, -(-_TRIAL_STEPS // n_batches))
+        recipe = recipe.at(0)
         best, least = None, np.inf
         for number, labels in enumerate(starts, start=1):
             candidate = clone(model)
@@ -682,7 +700,7 @@ class CollisionClusterer(
                 recipe,
                 trial,
                 batch_size=settings["batch_size"],
-                max_iter=min(_TRIAL_EPOCHS, self.max_iter),
+                max_iter=min(n_epochs, self.max_iter),
                 tol=self.tol,
                 random_state=random_state,
             )
@@ -715,7 +733,7 @@ class CollisionClusterer(
         def end_epoch(training):
             if checkpoint:
                 checkpoint.write(training, random_state)
-            _warn_of_collapse(training, n_wanted, recipe.lam)
+            _warn_of_collapse(training, n_wanted, recipe.first_lam)
             return callbacks.end_epoch(
                 lambda: {"model_": model, "_n_features_out": self.n_clusters}
             )
@@ -823,21 +841,25 @@ def _warn_of_collapse(training: Training, n_wanted: int, lam: float) -> None:
         )
 
 
+def _check_lam(lam: Any) -> tuple[float, float]:
+    """Return the first and the last value of `lam`."""
+    pair = (lam, lam) if isinstance(lam, Real) else tuple(lam)
+    if len(pair) != 2 or not all(
+        isinstance(value, Real) and 0 < value <= MAX_LAM for value in pair
+    ):
+        raise ValueError(
+            f"lam={lam!r} must be a number in (0, {MAX_LAM:g}], or a pair of them for "
+            "the first and the last epoch."
+        )
+    return float(pair[0]), float(pair[1])
+
+
 def _match_sizes(labels: NDArray, prior: NDArray) -> NDArray:
     """Rename clusters, so that the largest one has the name of the largest share."""
     size = np.bincount(labels, minlength=len(prior))
     name = np.empty(len(prior), dtype=labels.dtype)
     name[np.argsort(-size, kind="stable")] = np.argsort(-prior, kind="stable")
     return name[labels]
-
-
-def _is_table(X: object) -> bool:
-    """Tell whether `X` is meant to have rows and columns, not images."""
-    if isinstance(X, (list, tuple)) and len(X) > 0:
-        return np.ndim(X[0]) < 2 and not hasattr(X[0], "getpixel")
-    if hasattr(X, "ndim") or hasattr(X, "shape"):
-        return len(X.shape) not in (3, 4)
-    return not (hasattr(X, "__len__") and hasattr(X, "__getitem__"))
 
 
 def _is_auto(value: object) -> bool:

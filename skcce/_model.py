@@ -25,8 +25,8 @@ class SoftmaxModel(Protocol):
 
     A model whose input may be something else than a 2-D array of numbers (images, a
     data set) also has ``validate_input(X)``, which returns something with a length and
-    a ``shape`` that can be indexed with an array of row numbers, or with a slice; the
-    estimator then leaves all validation of such input to it.
+    a ``shape`` that can be indexed with an array of row numbers, or with a slice; or
+    None, to leave a table to the estimator's own checks.
 
     A model with ``get_state()``, which returns a dict of all that training changes, and
     ``set_state(state)``, which returns the model, can be checkpointed and saved, and

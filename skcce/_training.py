@@ -32,19 +32,26 @@ _LABEL_STEPS = 100
 class Recipe(NamedTuple):
     """How pseudo-labels are made from predictions.
 
-    lam, prior : weight and target shares of the fairness term.
+    first_lam, lam : weight of the fairness term, in the first epoch and at the end.
+    prior : target shares.
     forward : whether it is that of eq. (10), not (11).
     average : matrix (n_samples, n_samples) that averages over neighbors, or None.
     solver : "em" or "interior-point".
     em_iter : EM iterations.
     """
 
+    first_lam: float
     lam: float
     prior: NDArray
     forward: bool
     average: csr_array | None
     solver: str
     em_iter: int
+
+    def at(self, progress: float) -> "Recipe":
+        """Return the recipe for a part of the training, from 0 to 1."""
+        decay = (self.lam / self.first_lam) ** progress
+        return self._replace(lam=self.first_lam * decay)
 
     def solve(self, proba: NDArray) -> NDArray:
         """Solve for the pseudo-labels of some rows, starting from their predictions."""
@@ -109,6 +116,7 @@ def train(
 ) -> None:
     """Train `model` in place, until `training` has at most `max_iter` epochs.
 
+    The weight of the fairness term goes geometrically from its first value to its last.
     For every batch: predictions, pseudo-labels, a step on mean collision
     cross-entropy. With neighbors, the pseudo-labels come from the averages of the
     predictions as they stood when the epoch began. A true result of `end_epoch` ends
@@ -119,14 +127,15 @@ def train(
         try:
             while training.n_iter < max_iter and training.n_calm < _PATIENCE:
                 begin_epoch()
+                now = recipe.at(training.n_iter / max(1, max_iter - 1))
                 bar.set_description(f"epoch {training.n_iter + 1}", refresh=False)
                 assigned = training.proba.argmax(axis=1)
                 loss = _train_epoch(
-                    model, X, recipe, training, batch_size, max_iter, random_state, bar
+                    model, X, now, training, batch_size, max_iter, random_state, bar
                 )
-                now = training.proba.argmax(axis=1)
-                shares = np.bincount(now, minlength=len(recipe.prior)) / n_samples
-                changed = np.mean(assigned != now)
+                changed = np.mean(assigned != training.proba.argmax(axis=1))
+                assigned = training.proba.argmax(axis=1)
+                shares = np.bincount(assigned, minlength=len(recipe.prior)) / n_samples
                 training.loss_curve.append(loss)
                 training.share_curve.append(shares)
                 training.n_calm = training.n_calm + 1 if changed <= tol else 0

@@ -1,8 +1,8 @@
 r"""Pretext training for Table 4: SimCLR on a ResNet-18 for small images.
 
-    python examples/paper/simclr.py --data FOLDER --dataset cifar10 --device cuda \\
+    python examples/paper/simclr.py --data FOLDER --dataset cifar10 --device cuda \
         --output simclr-cifar10.pt
-    python examples/paper/table4.py --data FOLDER --dataset cifar10 --device cuda \\
+    python examples/paper/table4.py --data FOLDER --dataset cifar10 --device cuda \
         --pretext simclr-cifar10.pt
 
 Two augmented views of an image shall be more alike than those of two images (Chen et

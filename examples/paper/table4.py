@@ -1,6 +1,6 @@
 r"""Table 4 of the paper: a ResNet-18, from pretext weights to clusters.
 
-    python examples/paper/table4.py --data FOLDER --dataset cifar10 --device cuda \\
+    python examples/paper/table4.py --data FOLDER --dataset cifar10 --device cuda \
         --pretext simclr-cifar10.pt
 
 The weights are those that ``simclr.py`` beside this file writes, or the pretext

@@ -69,6 +69,16 @@ def open_images(X: Any, channels: int | None) -> Images:
     return kind(X, channels)
 
 
+def is_table(X: Any) -> bool:
+    """Tell whether `X` is meant to have rows and columns of numbers, not images."""
+    if hasattr(X, "shape"):
+        return len(X.shape) not in (3, 4)
+    first = X[0] if isinstance(X, (list, tuple)) and len(X) > 0 else None
+    return isinstance(X, (list, tuple)) and not (
+        isinstance(first, tuple) or hasattr(first, "convert") or np.ndim(first) > 1
+    )
+
+
 class _ArrayImages(Images):
     def __init__(self, array: NDArray | Tensor, channels: int | None):
         if array.ndim not in (3, 4):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from skcce._linear import LinearSoftmax
 from skcce._model import Objective
 from skcce.deep._augment import as_augmentation
-from skcce.deep._images import Images, open_images
+from skcce.deep._images import Images, is_table, open_images
 from skcce.deep._networks import is_fresh
 
 __all__ = ["DeepSoftmax"]
@@ -60,14 +60,15 @@ class DeepSoftmax(BaseEstimator):
         images are uint8. None: no views.
     n_views : int, default=1
         Augmented views per image and step (:math:`V`).
-    augment_weight : float, default=1.0
-        Weight of their mean loss (:math:`w`). The paper's Table 4 has 0.5 for STL-10,
-        0.2 for CIFAR-10 and 0.4 for CIFAR-100-20.
+    augment_weight : float, default=2.0
+        Weight of their mean loss (:math:`w`). The paper's Table 4, which starts from
+        pretrained weights, has 0.5 for STL-10, 0.2 for CIFAR-10 and 0.4 for
+        CIFAR-100-20.
     lr : float, default=1e-3
         Learning rate of the network.
     head_lr : float or None, default=None
         Learning rate of the head. None: `lr`.
-    weight_decay : float, default=0.0
+    weight_decay : float, default=0.01
         L2 penalty on all weights as torch's optimizer has it.
     optimizer : {"adam", "adamw", "sgd"}, default="adam"
         torch's optimizer; "sgd" has momentum 0.9.
@@ -151,12 +152,12 @@ class DeepSoftmax(BaseEstimator):
     #: What "auto" stands for in the parameters of CollisionClusterer.
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
-            "lam": 100.0,
+            "lam": (100.0, 1.0),
             "solver": "em",
             "em_iter": 20,
             "n_neighbors": 0,
             "init": "random",
-            "n_init": 1,
+            "n_init": 4,
             "batch_size": 250,
         }
     )
@@ -167,10 +168,10 @@ class DeepSoftmax(BaseEstimator):
         *,
         augment: str | Callable[[Tensor], Tensor] | None = None,
         n_views: int = 1,
-        augment_weight: float = 1.0,
+        augment_weight: float = 2.0,
         lr: float = 1e-3,
         head_lr: float | None = None,
-        weight_decay: float = 0.0,
+        weight_decay: float = 0.01,
         optimizer: Literal["adam", "adamw", "sgd"] = "adam",
         schedule: Literal["cosine", "constant"] = "cosine",
         normalize: tuple[Sequence[float], Sequence[float]] | None = None,
@@ -198,19 +199,21 @@ class DeepSoftmax(BaseEstimator):
         self.n_threads = n_threads
         self.predict_batch_size = predict_batch_size
 
-    def validate_input(self, X: Any) -> Images:
+    def validate_input(self, X: Any) -> Images | None:
         """Return images of any kind as something that is read batch by batch.
 
         Parameters
         ----------
-        X : array, tensor or map-style data set
+        X : array, tensor, list or map-style data set
             Arrays have shape (n, H, W), (n, H, W, C) or (n, C, H, W), and are of uint8,
-            or of floats. A data set gives images, or tuples that begin with an image.
+            or of floats. A list or a data set gives images, or tuples that begin with
+            one: arrays or tensors as above, or PIL images.
 
         Returns
         -------
-        Images
-            Has a length, a shape (n, C, H, W), and gives a tensor for indices.
+        Images or None
+            Has a length, a shape (n, C, H, W), and gives a tensor for indices. None if
+            `X` is a table, rows of numbers.
 
         Raises
         ------
@@ -220,7 +223,7 @@ class DeepSoftmax(BaseEstimator):
         TypeError
             If `X` is neither an array nor a data set.
         """
-        return open_images(X, _first_channels(self.network))
+        return None if is_table(X) else open_images(X, _first_channels(self.network))
 
     def initialize(
         self,

@@ -7,6 +7,7 @@ tensors. No code is ever unpickled from them.
 import hashlib
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,33 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
     import torch
 
     path = Path(path).expanduser()
+    if path.is_dir() or not _is_intact(path):
+        raise ValueError(f"{str(path)!r} is no file of skcce, or it is damaged.")
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, IsADirectoryError) as error:
+    except (RuntimeError, pickle.UnpicklingError) as error:
         raise ValueError(f"{str(path)!r} is no file of skcce: {error}") from error
-    if not isinstance(record, dict) or record.get("format") != _FORMAT:
+    if (
+        not isinstance(record, dict)
+        or record.get("format") != _FORMAT
+        or "model" not in record
+    ):
         raise ValueError(f"{str(path)!r} is no file of skcce, or of a newer version.")
     return record
+
+
+def _is_intact(path: Path) -> bool:
+    """Tell whether a file is a zip archive, as torch's are, with the right checksums.
+
+    torch does not look at them.
+    """
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            return False
+        try:
+            return zipfile.ZipFile(file).testzip() is None
+        except zipfile.BadZipFile:
+            return False
 
 
 def _describe_run(estimator: BaseEstimator, data: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The estimator: validation, starts, and the attributes of the best one."""
 
+import copy
 import os
 import warnings
 from numbers import Integral, Real
@@ -46,6 +47,11 @@ _TRIAL_STEPS = 160
 # What a model has to have defaults for.
 _DEFAULTS = frozenset(
     {"lam", "solver", "em_iter", "n_neighbors", "init", "n_init", "batch_size"}
+)
+# What a fit finds beside the model, and a file keeps.
+_FITTED = (
+    *("labels_", "probabilities_", "loss_", "loss_curve_", "share_curve_"),
+    *("n_iter_", "converged_", "n_features_in_"),
 )
 # With fewer clusters in use than half of those wanted, for so many epochs from the
 # first one on, a training hardly recovers.
@@ -412,11 +418,14 @@ class CollisionClusterer(
             attributes = record["fitted"]
         else:
             attributes = _curves(training_of(record))
-        if len(attributes["share_curve_"][0]) != self.n_clusters:
+        n_saved = attributes["share_curve_"].shape[1]
+        if n_saved != self.n_clusters:
             raise ValueError(
-                f"{str(path)!r} holds {len(attributes['share_curve_'][0])} clusters, "
-                f"not n_clusters={self.n_clusters}."
+                f"{str(path)!r} holds {n_saved} clusters, not "
+                f"n_clusters={self.n_clusters}."
             )
+        for name in _FITTED:
+            self.__dict__.pop(name, None)
         self.model_ = clone(model).set_state(record["model"])
         for name, value in attributes.items():
             setattr(self, name, value.numpy() if hasattr(value, "numpy") else value)
@@ -705,7 +714,8 @@ class CollisionClusterer(
                 random_state=random_state,
             )
             if trial.failure:
-                raise ValueError(trial.failure)
+                failure = trial.failure
+                continue
             loss = evaluate(candidate.decision_function(X), recipe)
             if self.verbose > 1:
                 print(f"start {number} of {len(starts)}: loss {loss:.4f}")
@@ -713,6 +723,8 @@ class CollisionClusterer(
                 best, least = candidate, loss
             if trial.interrupted:
                 return best, trial
+        if best is None:
+            raise ValueError(failure)
         return best, begin(best, X)
 
     def _train(
@@ -735,7 +747,11 @@ class CollisionClusterer(
                 checkpoint.write(training, random_state)
             _warn_of_collapse(training, n_wanted, recipe.first_lam)
             return callbacks.end_epoch(
-                lambda: {"model_": model, "_n_features_out": self.n_clusters}
+                # A copy, because a callback may keep it.
+                lambda: {
+                    "model_": copy.deepcopy(model),
+                    "_n_features_out": self.n_clusters,
+                }
             )
 
         if not training.interrupted:
@@ -769,11 +785,7 @@ class CollisionClusterer(
 
     def _fitted_attributes(self) -> dict[str, Any]:
         """Return the attributes of a fit that go into a file."""
-        names = [
-            *("labels_", "probabilities_", "loss_", "loss_curve_", "share_curve_"),
-            *("n_iter_", "converged_", "n_features_in_"),
-        ]
-        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
 
     def _warn_if_unfinished(self, training: Training, *, n_wanted: int) -> None:
         n_used = len(np.unique(self.labels_))
@@ -789,7 +801,7 @@ class CollisionClusterer(
                 UserWarning,
                 stacklevel=3 + N_WRAPPERS,
             )
-        elif not training.converged:
+        elif not (training.converged or training.stopped):
             warnings.warn(
                 f"More than tol={self.tol} of the samples still changed cluster in "
                 f"epoch {self.n_iter_}. Try a larger max_iter or tol.",
@@ -809,7 +821,9 @@ class CollisionClusterer(
 def _curves(training: Training) -> dict[str, Any]:
     return {
         "loss_curve_": training.loss_curve,
-        "share_curve_": np.array(training.share_curve),
+        "share_curve_": np.reshape(
+            training.share_curve, (training.n_iter, training.proba.shape[1])
+        ),
         "n_iter_": training.n_iter,
         "converged_": training.converged,
     }

@@ -27,6 +27,7 @@ _PATIENCE = 3
 # Exact enough: pseudo-labels of a gap of 1e-4 train no better.
 _LABEL_TOL = 1e-2
 _LABEL_STEPS = 100
+_N_PROBES = 32  # samples whose logits tell whether a model is still finite
 
 
 class Recipe(NamedTuple):
@@ -74,7 +75,7 @@ class Training:
     n_calm : epochs in a row, up to now, in which hardly a sample changed cluster.
     model_state : what the model returned after the last epoch, if it has a
         ``get_state``.
-    interrupted : whether it was ended by KeyboardInterrupt.
+    stopped, interrupted : whether it was ended by a callback, or by KeyboardInterrupt.
     failure : why no further step is possible, or "".
     """
 
@@ -83,6 +84,7 @@ class Training:
     share_curve: list[NDArray] = field(default_factory=list)
     n_calm: int = 0
     model_state: Any = None
+    stopped: bool = False
     interrupted: bool = False
     failure: str = ""
 
@@ -136,18 +138,24 @@ def train(
                 changed = np.mean(assigned != training.proba.argmax(axis=1))
                 assigned = training.proba.argmax(axis=1)
                 shares = np.bincount(assigned, minlength=len(recipe.prior)) / n_samples
+                if hasattr(model, "get_state"):
+                    # The last step has not been seen to be good.
+                    _check_finite("logits", model.decision_function(X[:_N_PROBES]))
+                    training.model_state = model.get_state()
                 training.loss_curve.append(loss)
                 training.share_curve.append(shares)
                 training.n_calm = training.n_calm + 1 if changed <= tol else 0
-                if hasattr(model, "get_state"):
-                    training.model_state = model.get_state()
                 show_epoch(bar, verbose, training.n_iter, loss, changed, shares)
-                if end_epoch(training):
+                training.stopped = end_epoch(training)
+                if training.stopped:
                     break
         except KeyboardInterrupt:
             training.interrupted = True
         except FloatingPointError as error:
-            training.failure = str(error)
+            training.failure = (
+                f"{error} in epoch {training.n_iter + 1}. If the model is finite at "
+                "the start, try a smaller learning rate."
+            )
             if training.model_state is not None:
                 model.set_state(training.model_state)
 
@@ -172,8 +180,7 @@ def _train_epoch(
     def objective(rows, logits):
         # Of the samples, and maybe of views of them, which get the same labels.
         log_total, predicted = log_normalize(logits)
-        if not np.isfinite(log_total).all():
-            raise _diverged("logits", training)
+        _check_finite("logits", log_total)
         own = predicted if predicted.ndim == 2 else predicted[0]
         proba[rows] = own
         labels = recipe.solve(own if source is None else source[rows])
@@ -192,16 +199,13 @@ def _train_epoch(
             loss += batch_loss * len(rows) / n_samples
             bar.update(len(rows))
     loss += recipe.lam * fairness(label_sum / n_samples, recipe.prior, recipe.forward)
-    if not np.isfinite(loss):
-        raise _diverged("loss", training)
+    _check_finite("loss", loss)
     return loss
 
 
-def _diverged(what: str, training: Training) -> FloatingPointError:
-    return FloatingPointError(
-        f"The {what} became infinite or NaN in epoch {training.n_iter + 1}. If the "
-        "logits of the model are finite at the start, try a smaller learning rate."
-    )
+def _check_finite(what: str, values: Any) -> None:
+    if not np.isfinite(values).all():
+        raise FloatingPointError(f"The {what} became infinite or NaN")
 
 
 def evaluate(logits: NDArray, recipe: Recipe) -> float:

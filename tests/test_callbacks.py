@@ -55,9 +55,12 @@ def network():
 
 def make(kind, **parameters):
     model = DeepSoftmax(network(), lr=1e-2) if kind == "deep" else None
-    return CollisionClusterer(
+    clusterer = CollisionClusterer(
         4, model=model, max_iter=5, tol=0, batch_size=60, random_state=0
-    ).set_params(**parameters)
+    )
+    if kind == "deep":
+        clusterer.set_params(lam=100.0, n_init=1)
+    return clusterer.set_params(**parameters)
 
 
 class Recorder:

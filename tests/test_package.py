@@ -10,6 +10,7 @@ import pytest
 from sklearn.base import BaseEstimator
 
 import skcce
+import skcce.deep
 import skcce.losses
 import skcce.metrics
 
@@ -30,9 +31,25 @@ def test_import_is_light():
     assert "matplotlib" in imported_by("import skcce, matplotlib")
 
 
+def test_a_linear_fit_needs_no_torch():
+    statement = (
+        "import numpy as np, skcce; X = np.random.default_rng(0).normal(size=(60, 2)); "
+        "skcce.CollisionClusterer(2, tol=1, random_state=0).fit(X).predict(X)"
+    )
+    assert not imported_by(statement) & {"torch", "torchvision", "matplotlib"}
+
+
+def test_deep_says_what_to_install():
+    code = "import sys, skcce; sys.modules['torch'] = None; import skcce.deep"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert "pip install 'skcce[deep]'" in result.stderr
+
+
 PUBLIC = [
     getattr(module, name)
-    for module in (skcce, skcce.losses, skcce.metrics)
+    for module in (skcce, skcce.deep, skcce.losses, skcce.metrics)
     for name in module.__all__
 ]
 
@@ -55,7 +72,8 @@ def test_documented_defaults_are_the_defaults(thing):
 
 
 @pytest.mark.parametrize(
-    ("page", "least"), [("README.md", 6), ("docs/training.rst", 2)]
+    ("page", "least"),
+    [("README.md", 6), ("docs/training.rst", 2), ("docs/deep.rst", 10)],
 )
 def test_examples_in_the_pages_run(page, least):
     results = doctest.testfile(str(ROOT / page), module_relative=False)

@@ -86,7 +86,7 @@ def natural(images: Tensor) -> Tensor:
     width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
     # The center stays where the crop is inside the image.
     center = _uniform(images, (n, 2), -1, 1) * torch.stack([1 - width, 1 - height], 1)
-    mirror = torch.where(_uniform(images, n, 0, 1) < 0.5, -1.0, 1.0)
+    mirror = 1 - 2 * (_uniform(images, n, 0, 1) < 0.5).to(images.dtype)
     zero = torch.zeros_like(width)
     images = _warp(
         images, ((mirror * width, zero), (zero, height)), center, padding="border"
@@ -110,11 +110,11 @@ _PRESETS = {"digits": digits, "natural": natural}
 
 
 def _is_torchvision(augment: object) -> bool:
-    parts = augment.modules() if isinstance(augment, nn.Module) else [augment]
+    if isinstance(augment, nn.Sequential):
+        return any(_is_torchvision(part) for part in augment)
     return any(
         kind.__module__.startswith("torchvision.transforms.")
-        for part in parts
-        for kind in type(part).__mro__
+        for kind in type(augment).__mro__
     )
 
 

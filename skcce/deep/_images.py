@@ -73,6 +73,8 @@ def is_table(X: Any) -> bool:
     """Tell whether `X` is meant to have rows and columns of numbers, not images."""
     if hasattr(X, "shape"):
         return len(X.shape) not in (3, 4)
+    if hasattr(X, "__array__"):
+        return True
     first = X[0] if isinstance(X, (list, tuple)) and len(X) > 0 else None
     return isinstance(X, (list, tuple)) and not (
         isinstance(first, tuple) or hasattr(first, "convert") or np.ndim(first) > 1
@@ -109,7 +111,9 @@ class _DatasetImages(Images):
     def __init__(self, dataset: Any, channels: int | None):
         self._dataset = dataset
         self._channels = channels
-        self.shape = (len(dataset), *self._image(0).shape)
+        first = self._image(0)
+        self._dtype = first.dtype
+        self.shape = (len(dataset), *first.shape)
 
     def __getitem__(self, rows: NDArray | slice) -> Tensor:
         if isinstance(rows, slice):
@@ -120,6 +124,11 @@ class _DatasetImages(Images):
                 raise ValueError(
                     f"Image {row} has shape {tuple(image.shape)} (channels first), the "
                     f"first one {self.shape[1:]}. Resize them to one size."
+                )
+            if image.dtype != self._dtype:
+                raise ValueError(
+                    f"Image {row} is of {image.dtype}, the first one of {self._dtype}. "
+                    "Convert them to one of them."
                 )
         batch = torch.stack(images)
         if batch.dtype != torch.uint8:
@@ -137,9 +146,13 @@ class _DatasetImages(Images):
                 f"got {type(item).__name__}: an array or tensor of 2 or 3 dimensions, "
                 "or a PIL image."
             )
-        _check_dtype(image.dtype)
-        sides = tuple(image.shape)
-        axis = _channel_axis(sides, self._channels, prefer_last=_is_numpy(image))
+        try:
+            _check_dtype(image.dtype)
+            axis = _channel_axis(
+                tuple(image.shape), self._channels, prefer_last=_is_numpy(image)
+            )
+        except ValueError as error:
+            raise ValueError(f"Sample {row} of X: {error}") from None
         image = _as_tensor(image)
         return image.unsqueeze(0) if axis is None else image.movedim(axis - 1, 0)
 
@@ -164,9 +177,10 @@ def _as_tensor(array: NDArray | Tensor) -> Tensor:
 
 def _with_plain_mode(image: Any) -> Any:
     """Return a PIL image as grey, color, or color with alpha."""
-    if image.mode in ("L", "RGB", "RGBA"):
+    # Those of more than 8 bits stay as they are: F is floats, I is an error later.
+    if image.mode in ("L", "RGB", "RGBA", "F") or image.mode.startswith("I"):
         return image
-    return image.convert("L" if image.mode in ("1", "LA", "I", "F") else "RGB")
+    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
 
 
 def _channel_axis(

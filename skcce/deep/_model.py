@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -23,6 +24,9 @@ from skcce.deep._images import Images, is_table, open_images
 from skcce.deep._networks import is_fresh
 
 __all__ = ["DeepSoftmax"]
+
+# torch's global generator belongs to one fit at a time, of those in several threads.
+_GENERATOR = threading.RLock()
 
 _OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -386,11 +390,14 @@ class DeepSoftmax(BaseEstimator):
         self._resolve()
         self._seed, self._n_steps = state["seed"], state["n_steps"]
         if not hasattr(self, "_module"):
+            input_shape = tuple(state["input_shape"])
             with self._random_numbers():
                 network = _new_network(self.network)
+                # Lazy layers are built by the first batch.
+                _count_features(network, torch.zeros(2, *input_shape))
             head = nn.Linear(*reversed(state["head"]["weight"].shape), device="meta")
             head = head.to_empty(device="cpu")
-            self._install(network, head, tuple(state["input_shape"]))
+            self._install(network, head, input_shape)
         _check_architecture(self.network_, state["network"])
         _check_architecture(self.head_, state["head"])
         self.network_.load_state_dict(state["network"])
@@ -426,19 +433,14 @@ class DeepSoftmax(BaseEstimator):
         """Find out what the parameters stand for on this machine."""
         self._augment = as_augmentation(self.augment)
         self._device = _resolve_device(self.device)
-        if self.normalize is not None:
-            mean, std = (np.ravel(values) for values in self.normalize)
-            if len(mean) != len(std) or (std <= 0).any():
-                raise ValueError(
-                    f"normalize={self.normalize!r} must hold a mean and a positive "
-                    "standard deviation for each channel."
-                )
 
     def _install(
         self, network: nn.Module, head: nn.Linear, input_shape: tuple[int, ...]
     ) -> None:
         """Put the network and its head to work on the device."""
         self._input_shape = tuple(input_shape)
+        if self.normalize is not None:
+            _check_normalize(self.normalize, self._input_shape)
         module = nn.Sequential(network, head).to(self._device)
         if self.channels_last:
             module = module.to(memory_format=torch.channels_last)
@@ -526,6 +528,7 @@ class DeepSoftmax(BaseEstimator):
         seed = (self._seed + self._n_steps) % 2**32
         on_gpu = self._device.type == "cuda"
         with (
+            _GENERATOR,
             torch.random.fork_rng(devices=[self._device] if on_gpu else []),
             torch.backends.cudnn.flags(
                 enabled=torch.backends.cudnn.enabled,
@@ -573,6 +576,18 @@ def _count_features(network: nn.Module, batch: Tensor) -> int:
             "help."
         )
     return features.shape[1]
+
+
+def _check_normalize(normalize: Sequence, input_shape: tuple[int, ...]) -> None:
+    if (
+        len(input_shape) != 3
+        or [np.shape(values) for values in normalize] != 2 * [input_shape[:1]]
+        or not np.all(np.asarray(normalize[1], dtype=float) > 0)
+    ):
+        raise ValueError(
+            f"normalize={normalize!r} must hold the mean and the positive standard "
+            f"deviation of each channel of images; a sample has shape {input_shape}."
+        )
 
 
 def _first_channels(network: Any) -> int | None:

@@ -167,11 +167,11 @@ def is_fresh(network: nn.Module) -> bool:
     return as_built is not None and as_built == _description(network)
 
 
-def _description(network: nn.Module) -> tuple[str, list[tuple[bool, int]]]:
-    weights = [
-        (weight.requires_grad, zlib.crc32(weight.detach().cpu().contiguous().numpy()))
-        for weight in network.parameters()
-    ]
+def _description(network: nn.Module) -> tuple[str, list[tuple]]:
+    weights = []
+    for weight in network.parameters():
+        values = weight.detach().cpu().double().numpy()
+        weights += [(weight.dtype, weight.requires_grad, zlib.crc32(values))]
     return repr(network), weights
 
 

@@ -303,7 +303,7 @@ class DeepSoftmax(BaseEstimator):
             views = [batch]
             if self._augment is not None:
                 views += [self._view(batch) for _ in range(self.n_views)]
-            with self._autocast():
+            with self._autocast(), self._warm_norms():
                 logits = self._forward(self._lay_out(torch.cat(views)))
             n = len(batch)
             # The pseudo-labels are solved for on the CPU: n x K numbers go there and
@@ -408,7 +408,7 @@ class DeepSoftmax(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__().copy()
-        for name in ("_forward", "_optimizer", "_augment", "_device"):
+        for name in ("_forward", "_optimizer", "_augment", "_device", "_new_norms"):
             state.pop(name, None)
         if "_module" in state:
             # On the CPU, because the machine that reads it may have no GPU.
@@ -448,6 +448,13 @@ class DeepSoftmax(BaseEstimator):
         if self.compile:
             backend = self.compile if isinstance(self.compile, str) else "inductor"
             self._forward = torch.compile(module, backend=backend)
+        self._new_norms = [
+            (norm, norm.momentum)
+            for norm in network.modules()
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm)
+            and norm.momentum is not None
+            and not norm.num_batches_tracked
+        ]
         head_lr = self.lr if self.head_lr is None else self.head_lr
         groups = [
             {"params": [w for w in part.parameters() if w.requires_grad], "lr": lr}
@@ -510,6 +517,21 @@ class DeepSoftmax(BaseEstimator):
         return torch.autocast(
             self._device.type, dtype=torch.bfloat16, enabled=bool(enabled)
         )
+
+    @contextmanager
+    def _warm_norms(self) -> Iterator[None]:
+        """Let the first statistics of a batch norm be means over all batches so far.
+
+        Or else those that it began with stay in for tens of steps, and what the network
+        predicts after a short training has little to do with how it was trained.
+        """
+        for norm, momentum in self._new_norms:
+            norm.momentum = max(momentum, 1 / (1 + self._n_steps))
+        try:
+            yield
+        finally:
+            for norm, momentum in self._new_norms:
+                norm.momentum = momentum
 
     @contextmanager
     def _threads(self) -> Iterator[None]:

@@ -92,6 +92,7 @@ class CollisionClusterer(
     model : SoftmaxModel or None, default=None
         The model that is trained. None means ``LinearSoftmax()``; pass that, or
         another model, to set or search its own parameters (``model__alpha``, ...).
+        :class:`skcce.deep.DeepSoftmax` trains a torch network, on images or on rows.
     lam : float, pair of floats or "auto", default="auto"
         Weight (:math:`\lambda > 0`) of the fairness term in the mean-level loss above;
         it does not depend on the batch size. A pair decays, or grows, geometrically
@@ -113,19 +114,20 @@ class CollisionClusterer(
         How the pseudo-labels of a batch are solved for: by a number of EM iterations
         that the model sets (10 for a linear one), or to a duality gap of one percent.
         The second makes the same clusters, and takes much longer where the predictions
-        of a batch are far from the prior. "auto" is "em" for a linear model and the
-        reverse divergence, and "interior-point" for the forward one, which has no EM.
+        of a batch are far from the prior. "auto" is "em" for the reverse divergence,
+        and "interior-point" for the forward one, which has no EM.
     n_neighbors : int or "auto", default="auto"
         The pseudo-labels of a sample come from the predictions averaged over its
         nearest neighbors, and theirs, so many of each. 0 turns this off, and gives the
         paper's method to the letter. "auto" is 10 for a linear model, but at most
-        ``n_samples // (4 * n_clusters)``.
+        ``n_samples // (4 * n_clusters)``, and 0 for a network, whose augmented views
+        take their place.
     init : {"auto", "k-means", "random"} or array-like, default="auto"
         Where to start: at the centroids of k-means (on neighbor-averaged rows), turned
         into weights; at random weights (the paper's Kaiming initialization); at given
         centroids, shape (n_clusters, n_features); or at the labels of any other
         clustering, integers of shape (n_samples,). "auto" is "k-means" for a linear
-        model.
+        model, "random" for a network.
     n_init : int or "auto", default="auto"
         Number of starts. Each is trained for 4 epochs, or for 160 steps if that is
         less, then the one of the least loss is trained on. "auto" is 6 for a linear
@@ -134,7 +136,7 @@ class CollisionClusterer(
         Maximum number of epochs.
     batch_size : int or "auto", default="auto"
         Samples per step. "auto" makes about 40 steps an epoch, of 32 to 1000 samples,
-        or of `n_clusters` if that is more.
+        or of `n_clusters` if that is more; with a network it is 250.
     tol : float, default=1e-3
         Stop when in 3 epochs in a row at most this share of the samples changed its
         cluster.
@@ -286,9 +288,10 @@ class CollisionClusterer(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or images
             Training data. float32 and float64 are used as they are, other types are
-            converted to float64.
+            converted to float64. A network takes images, too: arrays (n, H, W),
+            (n, H, W, C) or (n, C, H, W), lists, or torch data sets.
         y : array-like, default=None
             Not used by the fit; handed to scikit-learn's callbacks, which may compare
             it with the clusters of every epoch.
@@ -437,7 +440,7 @@ class CollisionClusterer(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or images
             Data, not necessarily seen in fit.
 
         Returns
@@ -452,7 +455,7 @@ class CollisionClusterer(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or images
             Data, not necessarily seen in fit.
 
         Returns
@@ -467,7 +470,7 @@ class CollisionClusterer(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or images
             Data, not necessarily seen in fit.
 
         Returns
@@ -482,7 +485,7 @@ class CollisionClusterer(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or images
             Data, not necessarily seen in fit.
 
         Returns
@@ -499,7 +502,7 @@ class CollisionClusterer(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or images
             Data, not necessarily seen in fit.
 
         Returns
@@ -520,7 +523,7 @@ class CollisionClusterer(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or images
             Data, not necessarily seen in fit.
         y : Ignored
             Present for API consistency.

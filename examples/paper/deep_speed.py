@@ -37,6 +37,7 @@ def make_clusterer(args, max_iter):
     return CollisionClusterer(
         N_CLUSTERS,
         model=model,
+        n_init=1,
         tol=0,
         max_iter=max_iter,
         batch_size=args.batch_size,

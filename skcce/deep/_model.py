@@ -307,8 +307,7 @@ class DeepSoftmax(BaseEstimator):
                 logits = self._forward(self._lay_out(torch.cat(views)))
             n = len(batch)
             # The pseudo-labels are solved for on the CPU: n x K numbers go there and
-            # back, which takes less time than to start the kernels of a single EM
-            # iteration on a GPU.
+            # back. An EM iteration on a GPU would start dozens of kernels for them.
             values = logits.detach().float().cpu().numpy()
             loss, gradient = objective(values.reshape(len(views), n, -1))
             weight = np.full((len(views), 1, 1), self.augment_weight / self.n_views / n)

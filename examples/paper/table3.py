@@ -139,6 +139,14 @@ def print_table(dataset, results):
         print(f"{name:10}  {mean:6.2f} ({std:.1f})")
 
 
+def write_json(args, results):
+    """Write settings and runs to the file that --output names."""
+    settings = {key: str(value) for key, value in vars(args).items()}
+    args.output.write_text(
+        json.dumps({"settings": settings, "runs": results}, indent=1)
+    )
+
+
 def parse_arguments(arguments=None):
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(
@@ -174,10 +182,7 @@ def main(arguments=None):
         results.append(run(args, train, test, seed))
         print_run(results[-1])
     print_table(args.dataset, results)
-    settings = {key: str(value) for key, value in vars(args).items()}
-    args.output.write_text(
-        json.dumps({"settings": settings, "runs": results}, indent=1)
-    )
+    write_json(args, results)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ deviation), and writes a JSON file.
 """
 
 import argparse
-import json
 import time
 import warnings
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from image_data import DATASETS, NORMALIZE, load
 from sklearn.exceptions import ConvergenceWarning
-from table3 import SCORES, print_run
+from table3 import SCORES, print_run, write_json
 
 from skcce import CollisionClusterer
 from skcce.deep import DeepSoftmax, resnet18
@@ -146,10 +145,7 @@ def main(arguments=None):
         results.append(run(args, train, test, seed))
         print_run(results[-1])
     print_table(args.dataset, results)
-    settings = {key: str(value) for key, value in vars(args).items()}
-    args.output.write_text(
-        json.dumps({"settings": settings, "runs": results}, indent=1)
-    )
+    write_json(args, results)
 
 
 if __name__ == "__main__":

@@ -305,10 +305,11 @@ class DeepSoftmax(BaseEstimator):
                 views += [self._view(batch) for _ in range(self.n_views)]
             with self._autocast(), self._warm_norms():
                 logits = self._forward(self._lay_out(torch.cat(views)))
+            logits = logits.float()  # of bfloat16 under autocast
             n = len(batch)
             # The pseudo-labels are solved for on the CPU: n x K numbers go there and
             # back. An EM iteration on a GPU would start dozens of kernels for them.
-            values = logits.detach().float().cpu().numpy()
+            values = logits.detach().cpu().numpy()
             loss, gradient = objective(values.reshape(len(views), n, -1))
             weight = np.full((len(views), 1, 1), self.augment_weight / self.n_views / n)
             weight[0] = 1 / n
@@ -316,7 +317,7 @@ class DeepSoftmax(BaseEstimator):
             self._set_learning_rate(progress)
             self._optimizer.zero_grad(set_to_none=True)
             gradient = torch.from_numpy(gradient.reshape(values.shape))
-            logits.backward(gradient.to(logits.device, logits.dtype))
+            logits.backward(gradient.to(logits.device))
             self._optimizer.step()
         self._n_steps += 1
         return float(loss[0].mean())
@@ -551,18 +552,24 @@ class DeepSoftmax(BaseEstimator):
         with (
             _GENERATOR,
             torch.random.fork_rng(devices=[self._device] if on_gpu else []),
-            torch.backends.cudnn.flags(
-                enabled=torch.backends.cudnn.enabled,
-                benchmark=False,
-                deterministic=True,
-                allow_tf32=torch.backends.cudnn.allow_tf32,
-            ),
+            _deterministic_cudnn(),
         ):
             torch.default_generator.manual_seed(seed)
             if on_gpu:
                 with torch.cuda.device(self._device):
                     torch.cuda.manual_seed(seed)
             yield
+
+
+@contextmanager
+def _deterministic_cudnn() -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _new_network(network: nn.Module | Callable[[], nn.Module]) -> nn.Module:

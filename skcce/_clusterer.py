@@ -171,7 +171,7 @@ class CollisionClusterer(
         last value of `lam`.
     loss_curve_ : list of float
         Loss in each epoch, as its batches were visited, with its value of `lam`.
-    share_curve_ : ndarray of shape (n_iter_, n_clusters)
+    share_curve_ : ndarray of shape (n_epochs, n_clusters)
         Share of the samples in each cluster, in each epoch.
     n_iter_ : int
         Number of epochs.

@@ -4,9 +4,11 @@ They are torch's, read with ``weights_only=True``: numbers, strings, lists, dict
 tensors. No code is ever unpickled from them.
 """
 
+import copy
 import hashlib
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,18 +16,27 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
+from sklearn.utils import gen_batches
 
 from skcce._model import SoftmaxModel
 from skcce._training import Training
 
 _FORMAT = 1
-_N_PROBES = 64  # samples by which two data sets are told apart
+# Larger data, and those that are read from elsewhere, are told apart by some samples.
+_MAX_BYTES = 2**30
+_N_PROBES = 64
 
 # Parameters that do not change where a training ends, or may change on the way.
 _NOT_OF_THE_RUN = frozenset(
     {
-        *("model", "max_iter", "tol", "verbose", "checkpoint"),
-        *("model__network", "model__device", "model__compile"),
+        "model",
+        "max_iter",
+        "tol",
+        "verbose",
+        "checkpoint",
+        "model__network",
+        "model__device",
+        "model__compile",
         "model__predict_batch_size",
     }
 )
@@ -51,15 +62,23 @@ class Checkpoint:
             self._record = read_record(self._path)
             _check_same_run(self._path, self._record, self._run)
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a first part to go on from."""
+        return self._record is not None
+
     def resume(
         self, model: SoftmaxModel, random_state: np.random.RandomState
-    ) -> tuple[SoftmaxModel, Training] | None:
-        """Return model and training as they were in the file, if there was one."""
-        if self._record is None:
-            return None
+    ) -> tuple[SoftmaxModel, Training, np.random.RandomState]:
+        """Return model, training and random state as they were in the file."""
+        # A copy, because it may be the global one.
+        random_state = copy.deepcopy(random_state)
         random_state.set_state(_to_numpy(self._record["random_state"]))
-        model = clone(model).set_state(self._record["model"])
-        return model, training_of(self._record)
+        try:
+            model = clone(model).set_state(self._record["model"])
+        except ValueError as error:
+            raise _other_run(self._path, str(error)) from error
+        return model, training_of(self._record), random_state
 
     def write(
         self,
@@ -157,26 +176,44 @@ def _check_same_run(
         )
     theirs = record["run"]
     different = [
-        f"{name}: {theirs.get(name)!r} there, {run.get(name)!r} here"
+        f"{name}: {_short(theirs.get(name))} there, {_short(run.get(name))} here"
         for name in sorted({*theirs, *run})
         if theirs.get(name) != run.get(name)
     ]
     if different:
-        raise ValueError(
-            f"checkpoint={str(path)!r} is that of another run ({'; '.join(different)})."
-            " Give another path, or delete it to start anew."
-        )
+        raise _other_run(path, "; ".join(different))
+
+
+def _other_run(path: Path, difference: str) -> ValueError:
+    return ValueError(
+        f"checkpoint={str(path)!r} is that of another run ({difference}). Give another "
+        "path, or delete it to start anew."
+    )
 
 
 def _fingerprint(data: Any) -> str:
     """Return a short text that tells this data from other data."""
-    rows = np.linspace(0, len(data) - 1, min(len(data), _N_PROBES)).astype(int)
-    first, second = (
-        hashlib.sha256(np.ascontiguousarray(data[rows])).hexdigest()[:16]
-        for _ in range(2)
-    )
+    rows = np.arange(len(data))
+    if getattr(data, "nbytes", np.inf) > _MAX_BYTES:
+        rows = np.linspace(0, len(data) - 1, min(len(data), _N_PROBES)).astype(int)
+    first = _hash(data, rows)
     # A data set that augments at random has no contents to compare.
-    return f"{tuple(data.shape)} {first if first == second else 'random'}"
+    is_fixed = _hash(data, rows[:_N_PROBES]) == _hash(data, rows[:_N_PROBES])
+    return f"{tuple(data.shape)} {first if is_fixed else 'random'}"
+
+
+def _hash(data: Any, rows: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for block in gen_batches(len(rows), _N_PROBES):
+        batch = data[rows[block]]
+        batch = batch.cpu() if hasattr(batch, "cpu") else batch
+        digest.update(np.ascontiguousarray(batch))
+    return digest.hexdigest()[:16]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]} ... {text[-10:]}"
 
 
 def _plain(value: Any) -> Any:
@@ -187,7 +224,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
-    return getattr(value, "__qualname__", type(value).__qualname__)
+    name = getattr(value, "__qualname__", None)
+    return name or re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def _to_tensors(value: Any) -> Any:

@@ -49,12 +49,19 @@ _DEFAULTS = frozenset(
     {"lam", "solver", "em_iter", "n_neighbors", "init", "n_init", "batch_size"}
 )
 # What a fit finds beside the model, and a file keeps.
-_FITTED = (
-    *("labels_", "probabilities_", "loss_", "loss_curve_", "share_curve_"),
-    *("n_iter_", "converged_", "n_features_in_"),
-)
-# With fewer clusters in use than half of those wanted, for so many epochs from the
-# first one on, a training hardly recovers.
+_FITTED = [
+    "labels_",
+    "probabilities_",
+    "loss_",
+    "loss_curve_",
+    "share_curve_",
+    "n_iter_",
+    "converged_",
+    "n_features_in_",
+    "feature_names_in_",
+]
+# With fewer clusters in use than half of those wanted, for so many epochs in a row, a
+# training hardly recovers.
 _COLLAPSE_EPOCHS = 3
 # Each k-means start sees another sample of the rows: cheaper, and the starts differ.
 _KMEANS_ROWS = 4096
@@ -129,9 +136,9 @@ class CollisionClusterer(
         clustering, integers of shape (n_samples,). "auto" is "k-means" for a linear
         model, "random" for a network.
     n_init : int or "auto", default="auto"
-        Number of starts. Each is trained for 4 epochs, or for 160 steps if that is
-        less, then the one of the least loss is trained on. "auto" is 6 for a linear
-        model, 4 for a network; an array `init` is one start.
+        Number of starts. Each is trained for 4 epochs, or for as many as make 160 steps
+        if that is less, then the one of the least loss is trained on. "auto" is 6 for a
+        linear model, 4 for a network; an array `init` is one start.
     max_iter : int, default=20
         Maximum number of epochs.
     batch_size : int or "auto", default="auto"
@@ -148,7 +155,8 @@ class CollisionClusterer(
         or data it is an error.
     random_state : int, RandomState instance or None, default=None
         Seed of the starts and the order of the batches. An int gives the same result,
-        bit for bit, on one machine, whatever the number of threads or processes.
+        bit for bit, on one machine, whatever the number of threads or processes; with a
+        network only if its own ``n_threads`` is set.
     verbose : int, default=0
         1 shows a progress bar, with the loss, the number of clusters in use, and the
         balance of the last epoch: the entropy of the cluster shares relative to that of
@@ -345,23 +353,35 @@ class CollisionClusterer(
         # One thread, if the model does not ask for more, so that no result depends on
         # their number; the matrices of a linear model are too small to gain from more.
         with threadpool_limits(limits=getattr(model, "n_threads", 1)):
-            begun = checkpoint and checkpoint.resume(model, random_state)
-            if not begun:
+            if checkpoint and checkpoint.exists:
+                model, training, random_state = checkpoint.resume(model, random_state)
+            else:
                 starts = self._starts(data, rows, settings, random_state)
-                begun = self._best_start(
+                model, training = self._best_start(
                     data, model, recipe, starts, settings, random_state
                 )
             del rows
-            model, training = begun
             self._train(
-                *(model, data, recipe, training, settings, random_state),
-                checkpoint=checkpoint,
-                callbacks=callbacks,
+                model,
+                data,
+                recipe,
+                training,
+                settings,
+                random_state,
+                checkpoint,
+                callbacks,
             )
+            if training.failure and training.model_state is None:
+                raise ValueError(training.failure)
             self._set_attributes(model, data, recipe, training)
-        if checkpoint and not (training.interrupted or training.failure):
-            checkpoint.write(training, random_state, self._fitted_attributes())
         callbacks.end_fit()
+        if training.failure:
+            raise ValueError(
+                f"{training.failure} The estimator is fitted with the weights of epoch "
+                f"{self.n_iter_}, the last good ones."
+            )
+        if checkpoint and not training.interrupted:
+            checkpoint.write(training, random_state, self._fitted_attributes())
         self._warn_if_unfinished(training, n_wanted=np.count_nonzero(recipe.prior))
         return self
 
@@ -427,11 +447,13 @@ class CollisionClusterer(
                 f"{str(path)!r} holds {n_saved} clusters, not "
                 f"n_clusters={self.n_clusters}."
             )
+        self.model_ = clone(model).set_state(record["model"])
         for name in _FITTED:
             self.__dict__.pop(name, None)
-        self.model_ = clone(model).set_state(record["model"])
         for name, value in attributes.items():
             setattr(self, name, value.numpy() if hasattr(value, "numpy") else value)
+        if hasattr(self, "feature_names_in_"):
+            self.feature_names_in_ = np.array(self.feature_names_in_, dtype=object)
         self._n_features_out = self.n_clusters
         return self
 
@@ -565,6 +587,12 @@ class CollisionClusterer(
             data = model.validate_input(X)
             if data is not None:
                 return data
+        elif getattr(X, "ndim", 2) in (3, 4):
+            raise ValueError(
+                f"Found array with dim {X.ndim}, while dim <= 2 is required. Images "
+                "need a network, model=skcce.deep.DeepSoftmax(...); or turn them into "
+                "rows, X.reshape(len(X), -1)."
+            )
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
 
     def _settings(self, X: NDArray, model: SoftmaxModel) -> dict[str, Any]:
@@ -697,15 +725,15 @@ class CollisionClusterer(
         n_batches = -(-len(X) // settings["batch_size"])
         n_epochs = min(_TRIAL_EPOCHS, -(-_TRIAL_STEPS // n_batches))
         recipe = recipe.at(0)
-        best, least = None, np.inf
+        best, best_trial, least = None, None, np.inf
         for number, labels in enumerate(starts, start=1):
             candidate = clone(model)
             candidate.initialize(
                 X, self.n_clusters, labels=labels, random_state=random_state
             )
-            if len(starts) == 1:
-                return candidate, begin(candidate, X)
             trial = begin(candidate, X)
+            if len(starts) == 1:
+                return candidate, trial
             train(
                 candidate,
                 X,
@@ -715,6 +743,8 @@ class CollisionClusterer(
                 max_iter=min(n_epochs, self.max_iter),
                 tol=self.tol,
                 random_state=random_state,
+                verbose=min(self.verbose, 1),
+                title=f"start {number} of {len(starts)}, ",
             )
             if trial.failure:
                 failure = trial.failure
@@ -723,9 +753,10 @@ class CollisionClusterer(
             if self.verbose > 1:
                 print(f"start {number} of {len(starts)}: loss {loss:.4f}")
             if best is None or loss < least:
-                best, least = candidate, loss
+                best, best_trial, least = candidate, trial, loss
             if trial.interrupted:
-                return best, trial
+                best_trial.interrupted = True
+                return best, best_trial
         if best is None:
             raise ValueError(failure)
         return best, begin(best, X)
@@ -738,11 +769,12 @@ class CollisionClusterer(
         training: Training,
         settings: dict[str, Any],
         random_state: np.random.RandomState,
-        *,
         checkpoint: Checkpoint | None,
         callbacks: EpochCallbacks,
     ) -> None:
         """Train in place, with all that happens between two epochs."""
+        if training.interrupted:
+            return
         n_wanted = np.count_nonzero(recipe.prior)
 
         def end_epoch(training):
@@ -757,22 +789,19 @@ class CollisionClusterer(
                 }
             )
 
-        if not training.interrupted:
-            train(
-                model,
-                X,
-                recipe,
-                training,
-                batch_size=settings["batch_size"],
-                max_iter=self.max_iter,
-                tol=self.tol,
-                random_state=random_state,
-                verbose=self.verbose,
-                begin_epoch=callbacks.begin_epoch,
-                end_epoch=end_epoch,
-            )
-        if training.failure and training.model_state is None:
-            raise ValueError(training.failure)
+        train(
+            model,
+            X,
+            recipe,
+            training,
+            batch_size=settings["batch_size"],
+            max_iter=self.max_iter,
+            tol=self.tol,
+            random_state=random_state,
+            verbose=self.verbose,
+            begin_epoch=callbacks.begin_epoch,
+            end_epoch=end_epoch,
+        )
 
     def _set_attributes(
         self, model: SoftmaxModel, X: NDArray, recipe: Recipe, training: Training
@@ -788,15 +817,13 @@ class CollisionClusterer(
 
     def _fitted_attributes(self) -> dict[str, Any]:
         """Return the attributes of a fit that go into a file."""
-        return {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
+        found = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
+        if "feature_names_in_" in found:
+            found["feature_names_in_"] = found["feature_names_in_"].tolist()
+        return found
 
     def _warn_if_unfinished(self, training: Training, *, n_wanted: int) -> None:
         n_used = len(np.unique(self.labels_))
-        if training.failure:
-            raise ValueError(
-                f"{training.failure} The estimator is fitted with the weights of epoch "
-                f"{self.n_iter_}, the last good ones."
-            )
         if training.interrupted:
             warnings.warn(
                 f"Training was interrupted after {self.n_iter_} epochs; the estimator "

@@ -27,7 +27,7 @@ _PATIENCE = 3
 # Exact enough: pseudo-labels of a gap of 1e-4 train no better.
 _LABEL_TOL = 1e-2
 _LABEL_STEPS = 100
-_N_PROBES = 32  # samples whose logits tell whether a model is still finite
+_N_LOOKED_AT = 32  # samples whose logits tell whether a model is still finite
 
 
 class Recipe(NamedTuple):
@@ -113,6 +113,7 @@ def train(
     tol: float,
     random_state: np.random.RandomState,
     verbose: int = 0,
+    title: str = "",
     begin_epoch: Callable[[], None] = lambda: None,
     end_epoch: Callable[[Training], bool] = lambda training: False,
 ) -> None:
@@ -130,7 +131,8 @@ def train(
             while training.n_iter < max_iter and training.n_calm < _PATIENCE:
                 begin_epoch()
                 now = recipe.at(training.n_iter / max(1, max_iter - 1))
-                bar.set_description(f"epoch {training.n_iter + 1}", refresh=False)
+                number = training.n_iter + 1
+                bar.set_description(f"{title}epoch {number}", refresh=False)
                 assigned = training.proba.argmax(axis=1)
                 loss = _train_epoch(
                     model, X, now, training, batch_size, max_iter, random_state, bar
@@ -140,7 +142,7 @@ def train(
                 shares = np.bincount(assigned, minlength=len(recipe.prior)) / n_samples
                 if hasattr(model, "get_state"):
                     # The last step has not been seen to be good.
-                    _check_finite("logits", model.decision_function(X[:_N_PROBES]))
+                    _check_finite("logits", model.decision_function(X[:_N_LOOKED_AT]))
                     training.model_state = model.get_state()
                 training.loss_curve.append(loss)
                 training.share_curve.append(shares)

@@ -61,7 +61,7 @@ def open_images(X: Any, channels: int | None) -> Images:
     if not is_container or isinstance(X, (str, bytes, dict, IterableDataset)):
         raise TypeError(
             "X must be an array of images, or a data set with __len__ and __getitem__, "
-            f"got {type(X).__name__}."
+            f"got {type(X).__name__}. Of a DataLoader, pass the dataset."
         )
     if len(X) == 0:
         raise ValueError("Found 0 samples in X, while a minimum of 1 is required.")
@@ -90,6 +90,7 @@ class _ArrayImages(Images):
             )
         _check_dtype(array.dtype)
         self._array = array
+        self.nbytes = array.nbytes
         sides = tuple(array.shape[1:])
         self._axis = _channel_axis(sides, channels, prefer_last=_is_numpy(array))
         self.shape = (len(array), *_channels_first(sides, self._axis))
@@ -195,12 +196,13 @@ def _channel_axis(
     wanted = _USUAL_CHANNELS if channels is None else (channels,)
     if len(sides) == 2 and 1 in wanted:
         return None
-    for axis in (3, 1) if prefer_last else (1, 3):
+    axes = (3, 1) if prefer_last else (1, 3)
+    for axis in axes:
         if len(sides) == 3 and sides[axis - 1] in wanted:
             return axis
-    text = "1, 3 or 4 channels" if channels is None else f"{channels} channels"
-    if channels == 1:
-        text = "one channel"
+    if channels is None and len(sides) == 3:
+        return axes[0]
+    text = "one channel" if channels == 1 else f"{channels} channels"
     hint = ""
     if channels == 3 and (len(sides) == 2 or 1 in (sides[0], sides[2])):
         hint = " Repeat the grey one three times."
@@ -226,7 +228,8 @@ def _check_dtype(dtype: Any) -> None:
     if not is_float and dtype not in (np.dtype(np.uint8), torch.uint8):
         raise ValueError(
             f"Images must be of uint8, from 0 to 255, or of floats, got dtype {dtype}. "
-            "Convert them, for instance with X.astype(np.uint8)."
+            "Convert them, for instance with X.astype(np.uint8), or np.float32 if they "
+            "are from 0 to 1."
         )
 
 

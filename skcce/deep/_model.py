@@ -3,6 +3,7 @@
 import copy
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -203,6 +204,25 @@ class DeepSoftmax(BaseEstimator):
         self.n_threads = n_threads
         self.predict_batch_size = predict_batch_size
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters; no parts of them, as no part is an estimator.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Ignored: torchvision's transforms have a ``get_params`` of another meaning.
+
+        Returns
+        -------
+        dict
+            Value of each parameter.
+        """
+        return super().get_params(deep=False)
+
+    def __sklearn_clone__(self) -> Self:
+        # For the same reason: scikit-learn would take the transforms for estimators.
+        return type(self)(**copy.deepcopy(self.get_params()))
+
     def validate_input(self, X: Any) -> Images | None:
         """Return images of any kind as something that is read batch by batch.
 
@@ -363,6 +383,7 @@ class DeepSoftmax(BaseEstimator):
                 "head": self.head_.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
                 "input_shape": list(self._input_shape),
+                "normalize": _as_lists(self.normalize),
                 "seed": self._seed,
                 "n_steps": self._n_steps,
             }
@@ -400,6 +421,11 @@ class DeepSoftmax(BaseEstimator):
             self._install(network, head, input_shape)
         _check_architecture(self.network_, state["network"])
         _check_architecture(self.head_, state["head"])
+        if state["normalize"] != _as_lists(self.normalize):
+            raise ValueError(
+                f"The saved weights were trained with normalize={state['normalize']}, "
+                f"not with {self.normalize}."
+            )
         self.network_.load_state_dict(state["network"])
         self.head_.load_state_dict(state["head"])
         if "optimizer" in state:
@@ -418,7 +444,11 @@ class DeepSoftmax(BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_module" in state:
-            self._resolve()
+            try:
+                self._resolve()
+            except ValueError as error:
+                warnings.warn(f"{error} The CPU is used.", UserWarning, stacklevel=2)
+                self._device = torch.device("cpu")
             self._install(*self._module, self._input_shape)
 
     @property
@@ -513,7 +543,9 @@ class DeepSoftmax(BaseEstimator):
         enabled = self.mixed_precision
         if enabled == "auto":
             # Not on the CPU, where it can be many times slower.
-            enabled = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
+            enabled = self._device.type == "cuda" and torch.cuda.is_bf16_supported(
+                including_emulation=False
+            )
         return torch.autocast(
             self._device.type, dtype=torch.bfloat16, enabled=bool(enabled)
         )
@@ -636,6 +668,12 @@ def _resolve_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={device!r} cannot be used: {error}") from error
     return resolved
+
+
+def _as_lists(normalize: Sequence | None) -> list[list[float]] | None:
+    if normalize is None:
+        return None
+    return [[float(value) for value in values] for values in normalize]
 
 
 def _check_architecture(module: nn.Module, state: Mapping[str, Tensor]) -> None:

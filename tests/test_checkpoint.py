@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
 from torch import nn
+from torchvision.transforms import v2
 
 from skcce import CollisionClusterer, _checkpoint
 from skcce.deep import DeepSoftmax, vgg4
@@ -640,3 +643,53 @@ def test_predictions_of_a_loaded_model_are_probabilities(images, whole, path):
     whole.save(path)
     proba = make().load(path).predict_proba(images)
     assert_allclose(proba.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_resume_leaves_the_global_generator_alone(images, path):
+    stopped_after(1, images, path, random_state=None)
+    generator = check_random_state(None)
+    before = generator.get_state()[1].copy()
+    make(checkpoint=path, random_state=None).fit(images)
+    assert_array_equal(generator.get_state()[1], before)
+
+
+@pytest.mark.parametrize("row", [0, 1, 77, 199])
+def test_every_image_counts(images, path, row):
+    stopped_after(1, images, path)
+    other = images.copy()
+    other[row, 0, 0] ^= 1
+    with pytest.raises(ValueError, match="data: "):
+        make(checkpoint=path).fit(other)
+
+
+def test_transforms_are_told_apart(images, path):
+    stopped_after(1, images, path, model__augment=v2.RandomErasing(p=0.2))
+    with pytest.raises(ValueError, match="model__augment: "):
+        make(checkpoint=path, model__augment=v2.RandomErasing(p=0.3)).fit(images)
+    make(checkpoint=path, model__augment=v2.RandomErasing(p=0.2)).fit(images)
+
+
+def test_failed_load_changes_nothing(images, whole, path):
+    whole.save(path)
+    clusterer = make(Network(width=8)).fit(images)
+    labels, probabilities = clusterer.labels_, clusterer.predict_proba(images)
+    with pytest.raises(ValueError, match="architecture"):
+        clusterer.load(path)
+    assert clusterer.labels_ is labels
+    assert_array_equal(clusterer.predict_proba(images), probabilities)
+
+
+def test_load_checks_how_images_are_normalized(images, whole, path):
+    whole.save(path)
+    with pytest.raises(ValueError, match=r"normalize=None, not with"):
+        make(model__normalize=([0.5], [0.5])).load(path)
+
+
+def test_feature_names_are_saved(path):
+    X = pd.DataFrame(np.random.RandomState(0).normal(size=(40, 64)))
+    X.columns = [f"pixel {i}" for i in range(64)]
+    clusterer = make(model__augment=None).fit(X)
+    clusterer.save(path)
+    loaded = make(model__augment=None).load(path)
+    assert_array_equal(loaded.feature_names_in_, clusterer.feature_names_in_)
+    assert_array_equal(loaded.predict(X), clusterer.labels_)

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import pickle
 import random
 import warnings
@@ -15,6 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
+from torchvision.transforms import v2
 
 import skcce._clusterer
 from skcce import CollisionClusterer, solve_pseudo_labels
@@ -786,7 +788,7 @@ COLOR = np.zeros((20, 8, 8, 3), dtype=np.uint8)
         (vgg4(1, 28, width=0.05), None, {}, ValueError, "28 x 28 pixels, got 8 x 8"),
         (cnn(), COLOR, {}, ValueError, "the (one|1) channels? that the network"),
         (vgg4(3, 28, width=0.05), None, {}, ValueError, "Repeat the grey one"),
-        (mlp(), np.zeros((20, 8, 8, 7)), {}, ValueError, "1, 3 or 4 channels"),
+        (mlp(), np.zeros((20, 8, 8, 7)), {}, ValueError, r"samples of shape \(7, 8, 8"),
         (mlp(), np.zeros((20, 8, 8), dtype=int), {}, ValueError, "dtype int64"),
         (mlp(), np.full((20, 8, 8), np.nan), {}, ValueError, "NaN or inf.*image 0"),
         (mlp(), np.zeros((0, 8, 8)), {}, ValueError, "0 samples"),
@@ -1018,3 +1020,79 @@ def test_verbose_shows_the_epochs(images, capsys):
     output = capsys.readouterr()
     assert output.out.count("epoch") == 3
     assert "of 4 clusters used, balance" in output.out
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        v2.RandomCrop(8, padding=1),
+        v2.RandomErasing(),
+        v2.Compose([v2.RandomRotation(10)]),
+    ],
+    ids=lambda augment: type(augment).__name__,
+)
+def test_transforms_of_torchvision_are_parameters(images, augment):
+    """Some have a get_params, which is not that of scikit-learn."""
+    network = mlp()
+    clusterer = clone(make(network, model__augment=augment)).fit(images)
+    assert set(clusterer.get_params()) > {"model__augment", "model__lr"}
+    assert repr(clusterer.model.augment) == repr(augment)
+    twin = make(network, model__augment=augment).fit(images)
+    assert_same_weights(clusterer, twin)
+
+
+def test_interrupt_in_a_later_start_leaves_the_better_one(images):
+    steps = 0
+
+    def stop_in_the_third_start(batch):
+        nonlocal steps
+        steps += 1
+        if steps > 2 * 3 * 4 + 2:  # 3 epochs of 4 batches each
+            raise KeyboardInterrupt
+        return batch
+
+    clusterer = make(n_init=4, model__augment=stop_in_the_third_start)
+    with pytest.warns(UserWarning, match="interrupted after 3 epochs"):
+        clusterer.fit(images)
+    assert len(clusterer.loss_curve_) == len(clusterer.share_curve_) == 3
+
+
+def test_one_start_that_diverges_does_not_stop_the_others(images):
+    factors = itertools.chain([torch.nan], itertools.repeat(1))
+
+    def spoil_the_first(batch):
+        return batch * next(factors)
+
+    clusterer = make(n_init=2)
+    clusterer.model.augment = spoil_the_first
+    assert np.isfinite(clusterer.fit(images).loss_)
+    with pytest.raises(ValueError, match="NaN in epoch 1"):
+        make(n_init=2, model__augment=lambda batch: batch * torch.nan).fit(images)
+
+
+def test_images_without_a_network_are_told_what_they_need(images):
+    with pytest.raises(ValueError, match=r"skcce\.deep\.DeepSoftmax"):
+        CollisionClusterer(2).fit(images)
+
+
+def test_pickle_of_a_device_that_is_not_there(images, monkeypatch):
+    clusterer = make().fit(images)
+    clusterer.model_.device = "cuda"
+    pickled = pickle.dumps(clusterer)
+    if torch.cuda.is_available():
+        pytest.skip("the device is there")
+    with pytest.warns(UserWarning, match="The CPU is used"):
+        loaded = pickle.loads(pickled)
+    assert_array_equal(loaded.predict(images), clusterer.labels_)
+
+
+def test_first_statistics_of_batch_norms_are_means(images):
+    """After one batch, predictions in evaluation mode are those of the training."""
+    network = cnn()
+    clusterer = make(network, model__lr=0.0, max_iter=1, batch_size=len(images))
+    clusterer.fit(images)
+    norm = clusterer.model_.network_[1]
+    batch = torch.from_numpy(images)[:, None] / 255
+    seen = network[0](batch)
+    assert_allclose(norm.running_mean, seen.mean(dim=(0, 2, 3)).detach(), atol=1e-5)
+    assert norm.momentum == 0.1

@@ -90,7 +90,7 @@ class _ArrayImages(Images):
             )
         _check_dtype(array.dtype)
         self._array = array
-        self.nbytes = array.nbytes
+        self.nbytes = getattr(array, "nbytes", np.inf)
         sides = tuple(array.shape[1:])
         self._axis = _channel_axis(sides, channels, prefer_last=_is_numpy(array))
         self.shape = (len(array), *_channels_first(sides, self._axis))

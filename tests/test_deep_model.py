@@ -652,6 +652,21 @@ def test_compiled_is_the_same(images):
     )
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_compiled_only_once_for_each_mode_and_size(images):
+    compiled = []
+
+    def backend(module, example):
+        compiled.append(module)
+        return module.forward
+
+    torch._dynamo.reset()
+    torch._dynamo.register_backend(backend, name="counting")
+    make(cnn(), model__compile="counting", batch_size=12).fit(images)
+    assert 1 <= len(compiled) <= 4
+
+
 def test_half_precision_is_nearly_the_same(images):
     network = cnn()
     full, half = (

@@ -318,12 +318,12 @@ class DeepSoftmax(BaseEstimator):
             Mean loss of the samples before the step, without that of their views.
         """
         self._module.train()
-        with self._random_numbers(), self._threads():
+        with self._random_numbers(), self._threads(), self._warm_norms():
             batch = self._scale(X, self._device)
             views = [batch]
             if self._augment is not None:
                 views += [self._view(batch) for _ in range(self.n_views)]
-            with self._autocast(), self._warm_norms():
+            with self._autocast():
                 logits = self._forward(self._lay_out(torch.cat(views)))
             logits = logits.float()  # of bfloat16 under autocast
             n = len(batch)
@@ -479,10 +479,11 @@ class DeepSoftmax(BaseEstimator):
             backend = self.compile if isinstance(self.compile, str) else "inductor"
             self._forward = torch.compile(module, backend=backend)
         self._new_norms = [
-            (norm, norm.momentum)
+            norm
             for norm in network.modules()
             if isinstance(norm, nn.modules.batchnorm._BatchNorm)
-            and norm.momentum is not None
+            and norm.track_running_stats
+            and norm.momentum
             and not norm.num_batches_tracked
         ]
         head_lr = self.lr if self.head_lr is None else self.head_lr
@@ -557,13 +558,15 @@ class DeepSoftmax(BaseEstimator):
         Or else those that it began with stay in for tens of steps, and what the network
         predicts after a short training has little to do with how it was trained.
         """
-        for norm, momentum in self._new_norms:
-            norm.momentum = max(momentum, 1 / (1 + self._n_steps))
-        try:
-            yield
-        finally:
-            for norm, momentum in self._new_norms:
-                norm.momentum = momentum
+        number = self._n_steps + 1
+        early = [norm for norm in self._new_norms if norm.momentum * number < 1]
+        before = [(n.running_mean.clone(), n.running_var.clone()) for n in early]
+        yield
+        # Not by another momentum, for which torch.compile would compile again.
+        for norm, old in zip(early, before, strict=True):
+            weight = 1 / (norm.momentum * number)
+            norm.running_mean.copy_(torch.lerp(old[0], norm.running_mean, weight))
+            norm.running_var.copy_(torch.lerp(old[1], norm.running_var, weight))
 
     @contextmanager
     def _threads(self) -> Iterator[None]:

@@ -424,7 +424,7 @@ def test_any_model_of_any_input():
             clone(clusterer).set_params(**parameters).fit(images)
     model = MeanColor()
     model.defaults = {"lam": 1.0}
-    with pytest.raises(ValueError, match=r"has no \['em_iter', 'init'"):
+    with pytest.raises(ValueError, match=r"has no \['batch_size', 'em_iter'"):
         CollisionClusterer(3).set_params(model=model)._settings(images, model)
 
 

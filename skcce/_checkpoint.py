@@ -51,13 +51,13 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike, estimator: BaseEstimator, data: Any):
         self._path = Path(path).expanduser()
-        self._run = _describe_run(estimator, data)
         self._record = None
         if not self._path.parent.is_dir():
             raise ValueError(
                 f"checkpoint={str(path)!r}: there is no folder "
                 f"{str(self._path.parent)!r}."
             )
+        self._run = _describe_run(estimator, data)  # reads the data
         if self._path.exists():
             self._record = read_record(self._path)
             _check_same_run(self._path, self._record, self._run)

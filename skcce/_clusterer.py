@@ -725,13 +725,13 @@ class CollisionClusterer(
         n_batches = -(-len(X) // settings["batch_size"])
         n_epochs = min(_TRIAL_EPOCHS, -(-_TRIAL_STEPS // n_batches))
         recipe = recipe.at(0)
-        best, best_trial, least = None, None, np.inf
+        best, least = None, np.inf
         for number, labels in enumerate(starts, start=1):
             candidate = clone(model)
             candidate.initialize(
                 X, self.n_clusters, labels=labels, random_state=random_state
             )
-            trial = begin(candidate, X)
+            trial = begin(candidate.decision_function(X))
             if len(starts) == 1:
                 return candidate, trial
             train(
@@ -749,17 +749,18 @@ class CollisionClusterer(
             if trial.failure:
                 failure = trial.failure
                 continue
-            loss = evaluate(candidate.decision_function(X), recipe)
+            logits = candidate.decision_function(X)
+            loss = evaluate(logits, recipe)
             if self.verbose > 1:
                 print(f"start {number} of {len(starts)}: loss {loss:.4f}")
             if best is None or loss < least:
-                best, best_trial, least = candidate, trial, loss
+                best, best_trial, best_logits, least = candidate, trial, logits, loss
             if trial.interrupted:
                 best_trial.interrupted = True
                 return best, best_trial
         if best is None:
             raise ValueError(failure)
-        return best, begin(best, X)
+        return best, begin(best_logits)
 
     def _train(
         self,

@@ -97,9 +97,9 @@ class Training:
         return self.n_calm > 0 and not (self.interrupted or self.failure)
 
 
-def begin(model: SoftmaxModel, X: NDArray) -> Training:
-    """Return the training of an initialized model before its first epoch."""
-    return Training(softmax(model.decision_function(X), axis=1))
+def begin(logits: NDArray) -> Training:
+    """Return the training, before its first epoch, of a model with these logits."""
+    return Training(softmax(logits, axis=1))
 
 
 def train(

@@ -9,9 +9,9 @@ from sklearn.utils import gen_batches
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from skcce._images import channel_axis
+
 _BLOCK = 1024  # images at a time, where all are looked at
-# Where the network does not tell how many channels it takes: grey, color, with alpha.
-_USUAL_CHANNELS = (1, 3, 4)
 
 
 class Images:
@@ -92,7 +92,7 @@ class _ArrayImages(Images):
         self._array = array
         self.nbytes = getattr(array, "nbytes", np.inf)
         sides = tuple(array.shape[1:])
-        self._axis = _channel_axis(sides, channels, prefer_last=_is_numpy(array))
+        self._axis = channel_axis(sides, channels, prefer_last=_is_numpy(array))
         self.shape = (len(array), *_channels_first(sides, self._axis))
         if not _is_uint8(array):
             for block in gen_batches(len(self), _BLOCK):
@@ -149,7 +149,7 @@ class _DatasetImages(Images):
             )
         try:
             _check_dtype(image.dtype)
-            axis = _channel_axis(
+            axis = channel_axis(
                 tuple(image.shape), self._channels, prefer_last=_is_numpy(image)
             )
         except ValueError as error:
@@ -182,34 +182,6 @@ def _with_plain_mode(image: Any) -> Any:
     if image.mode in ("L", "RGB", "RGBA", "F") or image.mode.startswith("I"):
         return image
     return image.convert("L" if image.mode in ("1", "LA") else "RGB")
-
-
-def _channel_axis(
-    sides: tuple[int, ...], channels: int | None, *, prefer_last: bool
-) -> int | None:
-    """Return the axis of channels in (n, *sides), None if there is none.
-
-    Where both ends would do, arrays have their channels last, and tensors first.
-    """
-    if 0 in sides:
-        raise ValueError(f"Images of shape {sides} have no pixels.")
-    wanted = _USUAL_CHANNELS if channels is None else (channels,)
-    if len(sides) == 2 and 1 in wanted:
-        return None
-    axes = (3, 1) if prefer_last else (1, 3)
-    for axis in axes:
-        if len(sides) == 3 and sides[axis - 1] in wanted:
-            return axis
-    if channels is None and len(sides) == 3:
-        return axes[0]
-    text = "one channel" if channels == 1 else f"{channels} channels"
-    hint = ""
-    if channels == 3 and (len(sides) == 2 or 1 in (sides[0], sides[2])):
-        hint = " Repeat the grey one three times."
-    raise ValueError(
-        f"Images of shape {sides} do not have the {text} that the network takes, "
-        f"neither first nor last.{hint}"
-    )
 
 
 def _channels_first(sides: tuple[int, ...], axis: int | None) -> tuple[int, ...]:

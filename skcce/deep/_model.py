@@ -2,7 +2,6 @@
 
 import copy
 import math
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,11 +22,9 @@ from skcce._model import Objective
 from skcce.deep._augment import as_augmentation
 from skcce.deep._images import Images, is_table, open_images
 from skcce.deep._networks import is_fresh
+from skcce.deep._torch_state import random_numbers, resolve_device, torch_threads
 
 __all__ = ["DeepSoftmax"]
-
-# torch's global generator belongs to one fit at a time, of those in several threads.
-_GENERATOR = threading.RLock()
 
 _OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -318,7 +315,7 @@ class DeepSoftmax(BaseEstimator):
             Mean loss of the samples before the step, without that of their views.
         """
         self._module.train()
-        with self._random_numbers(), self._threads(), self._warm_norms():
+        with self._random_numbers(), torch_threads(self.n_threads), self._warm_norms():
             batch = self._scale(X, self._device)
             views = [batch]
             if self._augment is not None:
@@ -462,7 +459,7 @@ class DeepSoftmax(BaseEstimator):
     def _resolve(self) -> None:
         """Find out what the parameters stand for on this machine."""
         self._augment = as_augmentation(self.augment)
-        self._device = _resolve_device(self.device)
+        self._device = resolve_device(self.device)
 
     def _install(
         self, network: nn.Module, head: nn.Linear, input_shape: tuple[int, ...]
@@ -534,7 +531,7 @@ class DeepSoftmax(BaseEstimator):
         """Apply the network, or network and head, to all samples, in batches."""
         self._module.eval()
         outputs = []
-        with torch.inference_mode(), self._autocast(), self._threads():
+        with torch.inference_mode(), self._autocast(), torch_threads(self.n_threads):
             for block in gen_batches(len(X), self.predict_batch_size):
                 batch = self._lay_out(self._scale(X[block], self._device))
                 outputs.append(module(batch).float())
@@ -552,6 +549,13 @@ class DeepSoftmax(BaseEstimator):
         )
 
     @contextmanager
+    def _random_numbers(self) -> Iterator[None]:
+        """Give this step random numbers of its own, and leave torch's alone."""
+        seed = (self._seed + self._n_steps) % 2**32
+        with random_numbers(seed, self._device), _deterministic_cudnn():
+            yield
+
+    @contextmanager
     def _warm_norms(self) -> Iterator[None]:
         """Let the first statistics of a batch norm be means over all batches so far.
 
@@ -567,33 +571,6 @@ class DeepSoftmax(BaseEstimator):
             weight = 1 / (norm.momentum * number)
             norm.running_mean.copy_(torch.lerp(old[0], norm.running_mean, weight))
             norm.running_var.copy_(torch.lerp(old[1], norm.running_var, weight))
-
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        before = torch.get_num_threads()
-        if self.n_threads is not None:
-            torch.set_num_threads(self.n_threads)
-        try:
-            yield
-        finally:
-            if self.n_threads is not None:
-                torch.set_num_threads(before)
-
-    @contextmanager
-    def _random_numbers(self) -> Iterator[None]:
-        """Give this step random numbers of its own, and leave torch's alone."""
-        seed = (self._seed + self._n_steps) % 2**32
-        on_gpu = self._device.type == "cuda"
-        with (
-            _GENERATOR,
-            torch.random.fork_rng(devices=[self._device] if on_gpu else []),
-            _deterministic_cudnn(),
-        ):
-            torch.default_generator.manual_seed(seed)
-            if on_gpu:
-                with torch.cuda.device(self._device):
-                    torch.cuda.manual_seed(seed)
-            yield
 
 
 @contextmanager
@@ -660,17 +637,6 @@ def _first_channels(network: Any) -> int | None:
     convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
     first = next(convolutions, None)
     return None if first is None else first.in_channels
-
-
-def _resolve_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={device!r} cannot be used: {error}") from error
-    return resolved
 
 
 def _as_lists(normalize: Sequence | None) -> list[list[float]] | None:

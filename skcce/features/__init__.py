@@ -1,0 +1,16 @@
+"""Features of images, from pretrained networks, as scikit-learn transformers.
+
+Needs the extra ``skcce[deep]``: PyTorch and torchvision.
+"""
+
+try:
+    import torch  # noqa: F401
+    import torchvision  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "skcce.features needs PyTorch and torchvision: pip install 'skcce[deep]'"
+    ) from error
+
+from skcce.features._image_features import ImageFeatures
+
+__all__ = ["ImageFeatures"]

@@ -1,0 +1,488 @@
+"""The transformer: from images of any kind to rows of features."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+import torchvision
+from joblib import effective_n_jobs
+from numpy.typing import NDArray
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
+from tqdm.auto import tqdm
+
+from skcce._images import check_file, image_sequence, path_of, read_image
+from skcce.deep._torch_state import resolve_device, torch_threads
+from skcce.features._cache import FeatureCache
+from skcce.features._networks import (
+    cut_own,
+    default_preprocess,
+    describe_own,
+    features,
+    load,
+    specify,
+)
+from skcce.features._reading import read_ahead
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ImageFeatures"]
+
+# Part of every key: raise it when the same settings begin to give other features.
+_CACHE_VERSION = 1
+# How many batches of prepared images may wait for the network.
+_BATCHES_AHEAD = 2
+
+
+class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Turn images into rows of features, by a pretrained network of torchvision.
+
+    Each image is prepared as the weights ask for (resized, cropped, normalized), and
+    goes through the network, in evaluation mode, up to a layer; its output is the row.
+    The transformer is stateless: nothing is learned from the images, so that features
+    may be computed before data are split without a leak.
+
+    Parameters
+    ----------
+    model : str or torch.nn.Module, default="resnet50"
+        Any of torchvision's classification networks
+        (``torchvision.models.list_models(module=torchvision.models)``), or a module of
+        your own, which maps prepared images (n, C, H, W) to n rows.
+    weights : str, path-like or None, default="DEFAULT"
+        Pretrained weights: the name of one of torchvision's, ``"IMAGENET1K_V2"`` or
+        ``"ResNet50_Weights.IMAGENET1K_V2"``, or ``"DEFAULT"``, the best ones; or the
+        path of a file with a state dict. They are downloaded once, to torch's cache.
+        None means random weights, whose features mean little. A module of your own has
+        its weights, and takes the default here.
+    layer : str or None, default=None
+        Where the features are taken from: a layer or node of the network, as
+        ``torchvision.models.feature_extraction.get_graph_node_names`` names them, such
+        as ``"layer3"``. None is the input of the last layer, which makes the scores of
+        the classes; of your own module, its output.
+    preprocess : callable or None, default=None
+        Maps an image, a PIL image in RGB or a float tensor (3, H, W), to the tensor
+        (C, H, W) that the network gets. None is what the weights ask for,
+        ``weights.transforms()``; for a module of your own it makes a tensor from 0 to
+        1, and no more.
+    batch_size : int, default=64
+        Images that go through the network at a time.
+    n_jobs : int or None, default=-1
+        Threads that read and prepare images while the network works on those before; -1
+        means one for each core.
+    n_threads : int or None, default=None
+        Threads of torch. None leaves them as they are. The last digits of some networks
+        depend on it: set it for the same bits in every process.
+    device : str or torch.device, default="auto"
+        Where the network computes. "auto" is the GPU ("cuda") if there is one, or else
+        the CPU.
+    cache : str, path-like or None, default=None
+        Folder to keep features in, such as ``"~/.cache/skcce"``, image by image. An
+        image is known again by the path, size and time of change of its file, or by its
+        pixels if it is no file; its features by all parameters that they depend on. A
+        module of your own is known by its layers and weights: empty the folder when you
+        change its code. Several processes may share the folder.
+    cache_size : int, default=4_000_000_000
+        Bytes that the cache may have; if it is full, what was not used for the longest
+        time goes.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do about images that cannot be read: name all of them in one error,
+        before the network begins; or warn, and leave their rows NaN.
+    random_state : int, default=0
+        Seed of the random weights, if `weights` is None.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    See Also
+    --------
+    skcce.deep.DeepSoftmax : Trains a network while it clusters.
+
+    Notes
+    -----
+    An image is a path, a PIL image, or an array or tensor of shape (H, W), (H, W, C) or
+    (C, H, W): of uint8, of uint16, or of floats from 0 to 1. Files and arrays of 8 bits
+    take the same way, through PIL, and give the same features; floats are resized as
+    tensors, which differs by rounding. All become RGB: grey is repeated, 16 bits are
+    reduced to 8, an alpha channel is dropped, and rotations that a camera noted (EXIF)
+    are undone. Single images may be in tuples with something behind them, as data sets
+    give them. Reading is done by several threads; give ``n_jobs=1`` if your data set
+    cannot be read by more than one.
+
+    A layer that gives maps of features (n, C, H, W) is averaged over positions, and one
+    that gives tokens (n, tokens, C), over the tokens; other outputs are flattened.
+
+    The network is loaded when it is first needed, shared by all estimators of the same
+    parameters, and left out of pickles. Its modes and weights, and a module of your
+    own, are never changed.
+
+    Repeated calls give the same bits. Another batch size, number of threads or device
+    changes the last digits.
+
+    With ``on_error="skip"`` the rows stay aligned with the images and with `y`. Drop
+    those of NaN, or put ``sklearn.impute.SimpleImputer()`` behind.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_sample_images
+    >>> from skcce.features import ImageFeatures
+    >>> photos = load_sample_images().images
+    >>> features = ImageFeatures("resnet18", weights=None)
+    >>> features.transform(photos).shape
+    (2, 512)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "model": [str, nn.Module],
+        "weights": [str, os.PathLike, None],
+        "layer": [str, None],
+        "preprocess": [callable, None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [Integral, None],
+        "n_threads": [Interval(Integral, 1, None, closed="left"), None],
+        "device": [str, torch.device],
+        "cache": [str, os.PathLike, None],
+        "cache_size": [Interval(Integral, 1, None, closed="left")],
+        "on_error": [StrOptions({"raise", "skip"})],
+        "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        model: str | nn.Module = "resnet50",
+        *,
+        weights: str | os.PathLike | None = "DEFAULT",
+        layer: str | None = None,
+        preprocess: Callable | None = None,
+        batch_size: int = 64,
+        n_jobs: int | None = -1,
+        n_threads: int | None = None,
+        device: str | torch.device = "auto",
+        cache: str | os.PathLike | None = None,
+        cache_size: int = 4_000_000_000,
+        on_error: Literal["raise", "skip"] = "raise",
+        random_state: int = 0,
+        verbose: int = 0,
+    ):
+        self.model = model
+        self.weights = weights
+        self.layer = layer
+        self.preprocess = preprocess
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.n_threads = n_threads
+        self.device = device
+        self.cache = cache
+        self.cache_size = cache_size
+        self.on_error = on_error
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: object = None) -> Self:
+        """Check the parameters; there is nothing to learn.
+
+        Parameters
+        ----------
+        X : images
+            As for ``transform``; only looked at from outside.
+        y : Ignored
+            Present for API consistency.
+
+        Returns
+        -------
+        self : ImageFeatures
+            The transformer.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter is wrong, or `X` holds no images.
+        """
+        self._validate_params()
+        self._source()
+        image_sequence(X)
+        return self
+
+    def transform(self, X: Any) -> NDArray:
+        """Compute the features of images, or look them up.
+
+        Parameters
+        ----------
+        X : images
+            Paths or PIL images, in a list, an array or a Series; arrays or tensors of
+            shape (n, H, W), (n, H, W, C) or (n, C, H, W), or a list of single ones; or
+            a torch data set with a length.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Features, of float32; NaN in the rows of images that were skipped.
+
+        Raises
+        ------
+        ValueError
+            If images cannot be read: all of them are named, and none was computed. Or
+            if a parameter is wrong.
+        TypeError
+            If `X` is something else.
+        OSError
+            If the weights can neither be found nor downloaded.
+
+        Warns
+        -----
+        UserWarning
+            If images were skipped, or the cache cannot be used.
+        """
+        self._validate_params()
+        source = self._source()
+        images = image_sequence(X)
+        bad = {}
+        with FeatureCache(self.cache, self.cache_size) as cache:
+            keys = self._keys(images, source, bad)
+            known = cache.read(keys.values())
+            todo = [i for i, key in keys.items() if key not in known]
+            self._check_files(images, todo, bad)
+            self._report(bad, len(images))
+            vectors = {i: known[key] for i, key in keys.items() if key in known}
+            todo = [i for i in todo if i not in bad]
+            for batch in self._compute(images, todo, source):
+                vectors |= batch
+                cache.write({keys[i]: vector for i, vector in batch.items()})
+        return _as_rows(vectors, len(images))
+
+    @property
+    def _n_features_out(self) -> int:
+        source = self._source()
+        blank = source.prepare(np.zeros((64, 64, 3), np.uint8))[None]
+        return features(source.build(), blank.to(source.device)).shape[1]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.no_validation = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def _source(self) -> "_Source":
+        """Resolve the parameters; nothing is loaded yet."""
+        device = resolve_device(self.device)
+        if isinstance(self.model, nn.Module):
+            if self.weights not in ("DEFAULT", None):
+                raise ValueError(
+                    f"weights={self.weights!r} are for a model that is given by name; "
+                    "load them into your own model."
+                )
+            preprocess = self.preprocess or _as_tensor
+            key = f"{describe_own(self.model)} {self.layer!r}"
+            build = partial(cut_own, self.model, self.layer, device)
+        else:
+            spec = specify(self.model, self.weights, self.layer, self.random_state)
+            preprocess = self.preprocess or default_preprocess(spec)
+            key = f"{spec} {torchvision.__version__}"
+            build = partial(load, spec, device)
+        is_custom = self.preprocess is not None
+        return _Source(
+            key=f"{_CACHE_VERSION} {torch.__version__} {key}".encode(),
+            prepare=partial(_prepare, preprocess, is_custom),
+            build=build,
+            device=device,
+            key_by_output=is_custom and self.cache is not None,
+        )
+
+    def _keys(
+        self, images: Sequence, source: "_Source", bad: dict[int, str]
+    ) -> dict[int, bytes]:
+        """Return what each image is known by; note in `bad` those without any."""
+        read = self._read(partial(_key, source), images, range(len(images)), "reading")
+        keys = {}
+        for i, key in read:
+            if isinstance(key, _Failure):
+                bad[i] = key.reason
+            else:
+                keys[i] = key
+        return keys
+
+    def _check_files(self, images: Sequence, rows: list[int], bad: dict[int, str]):
+        """Note in `bad` the files that hold no image."""
+        for i, outcome in self._read(_check, images, rows, "checking"):
+            if isinstance(outcome, _Failure):
+                bad[i] = outcome.reason
+
+    def _compute(
+        self, images: Sequence, rows: list[int], source: "_Source"
+    ) -> Iterator[dict[int, NDArray]]:
+        """Yield the features of each batch of images, by their row."""
+        if not rows:
+            return
+        network = source.build()
+        read = self._read(source.prepare, images, rows, "features")
+        while batch := dict(islice(read, self.batch_size)):
+            bad = {i: x.reason for i, x in batch.items() if isinstance(x, _Failure)}
+            self._report(bad, len(images))
+            good = {i: x for i, x in batch.items() if i not in bad}
+            if good:
+                with torch_threads(self.n_threads):
+                    values = features(network, _stack(good).to(source.device))
+                yield dict(zip(good, values.cpu().numpy(), strict=True))
+
+    def _read(
+        self, function: Callable, images: Sequence, rows: Sequence[int], title: str
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield rows, and what `function` makes of their images, from threads."""
+        outcomes = read_ahead(
+            lambda i: _attempt(function, images, i),
+            rows,
+            n_threads=effective_n_jobs(self.n_jobs),
+            n_ahead=_BATCHES_AHEAD * self.batch_size,
+        )
+        with tqdm(
+            total=len(rows),
+            desc=title,
+            unit=" images",
+            delay=1,  # what takes no time needs no bar
+            leave=title == "features",
+            disable=not self.verbose,
+            dynamic_ncols=True,
+        ) as bar:
+            for outcome in zip(rows, outcomes, strict=True):
+                yield outcome
+                bar.update()
+
+    def _report(self, bad: dict[int, str], n_images: int) -> None:
+        """Raise, or warn, because of images that cannot be read."""
+        if not bad:
+            return
+        n = len(bad)
+        lines = "".join(f"\n  row {i}: {reason}" for i, reason in sorted(bad.items()))
+        text = f"{n} of {n_images} images cannot be read"
+        if self.on_error == "raise" or n == n_images:
+            hint = ' on_error="skip" leaves their rows NaN.' if n < n_images else ""
+            raise ValueError(f"{text}.{hint}{lines}")
+        warnings.warn(f"{text}, their rows are NaN:{lines}", stacklevel=3)
+
+
+class _Source(NamedTuple):
+    """Where features come from.
+
+    Attributes
+    ----------
+    key : bytes
+        Changes with all that features depend on, but for the image.
+    prepare : callable
+        Makes of an item the tensor (C, H, W) that the network gets.
+    build : callable
+        Returns the network.
+    device : torch.device
+        Where it is.
+    key_by_output : bool
+        Whether images are known by what `prepare` makes of them, because what it does
+        is not part of `key`.
+    """
+
+    key: bytes
+    prepare: Callable[[Any], Tensor]
+    build: Callable[[], nn.Module]
+    device: torch.device
+    key_by_output: bool
+
+
+class _Failure(NamedTuple):
+    reason: str
+
+
+def _attempt(function: Callable, images: Sequence, row: int) -> Any:
+    """Return what `function` makes of an image, or why it could not."""
+    name = None  # until the item is there
+    try:
+        item = images[row]
+        name = path_of(item)
+        return function(item)
+    except Exception as error:  # decoders and data sets may raise anything
+        reason = getattr(error, "strerror", None) or str(error) or repr(error)
+        return _Failure(f"{name}: {reason}" if name else reason)
+
+
+def _key(source: _Source, item: Any) -> bytes:
+    """Return what an image is known by: its file, seen from outside, or its pixels."""
+    path = path_of(item)
+    if source.key_by_output:
+        content = source.prepare(item).contiguous().numpy()
+    elif path is not None:
+        stat = os.stat(path)
+        text = f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}"
+        content = np.frombuffer(text.encode(), np.uint8)
+    else:
+        content = np.asarray(read_image(item))
+    digest = hashlib.blake2b(source.key, digest_size=16)
+    digest.update(f"{content.dtype} {content.shape}".encode())
+    digest.update(content)
+    return digest.digest()
+
+
+def _check(item: Any) -> None:
+    if (path := path_of(item)) is not None:
+        check_file(path)
+
+
+def _prepare(preprocess: Callable, is_custom: bool, item: Any) -> Tensor:
+    image = read_image(item)
+    if isinstance(image, np.ndarray):
+        least, most = image.min(), image.max()
+        if not (is_custom or (least >= 0 and most <= 1)):
+            raise ValueError(
+                f"images of floats must be from 0 to 1, these are from {least:g} to "
+                f"{most:g}; divide them, or convert them to uint8"
+            )
+        image = torch.from_numpy(image).movedim(2, 0)
+    prepared = preprocess(image)
+    if not isinstance(prepared, Tensor) or prepared.ndim != 3:
+        raise TypeError(
+            "preprocess must return a tensor of shape (C, H, W), got "
+            f"{tuple(getattr(prepared, 'shape', ())) or type(prepared).__name__}"
+        )
+    return prepared
+
+
+def _as_tensor(image: "Image | Tensor") -> Tensor:
+    return image if isinstance(image, Tensor) else pil_to_tensor(image) / 255
+
+
+def _stack(prepared: dict[int, Tensor]) -> Tensor:
+    shapes = {i: tuple(tensor.shape) for i, tensor in prepared.items()}
+    if len(set(shapes.values())) > 1:
+        first, *_ = shapes
+        other = next(i for i, shape in shapes.items() if shape != shapes[first])
+        raise ValueError(
+            f"Images {first} and {other} have shapes {shapes[first]} and "
+            f"{shapes[other]} when they are prepared; preprocess must bring all to "
+            "one size."
+        )
+    return torch.stack(list(prepared.values()))
+
+
+def _as_rows(vectors: dict[int, NDArray], n_rows: int) -> NDArray:
+    n_features = len(next(iter(vectors.values())))
+    rows = np.full((n_rows, n_features), np.nan, dtype=np.float32)
+    for i, vector in vectors.items():
+        rows[i] = vector
+    return rows

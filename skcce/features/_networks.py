@@ -1,0 +1,249 @@
+"""Torchvision's networks, without their classifiers, and the weights for them."""
+
+import copy
+import difflib
+import functools
+import hashlib
+import os
+import pickle
+import urllib.error
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import Weights
+from torchvision.models.feature_extraction import (
+    create_feature_extractor,
+    get_graph_node_names,
+)
+
+from skcce.deep._torch_state import random_numbers
+
+
+class NetworkSpec(NamedTuple):
+    """Which of torchvision's networks is meant, and all that its features depend on.
+
+    Attributes
+    ----------
+    name : str
+        Name of the architecture.
+    weights : Weights or None
+        Torchvision's own weights.
+    file : tuple of (str, int, int) or None
+        Path, size and time of change of a file of weights.
+    layer : str or None
+        Where the features are taken from; None is what the classifier would get.
+    seed : int
+        Seed of random weights, where there are no others.
+    """
+
+    name: str
+    weights: Weights | None
+    file: tuple[str, int, int] | None
+    layer: str | None
+    seed: int
+
+
+def specify(
+    name: str, weights: str | os.PathLike | None, layer: str | None, seed: int
+) -> NetworkSpec:
+    """Find out what is meant, without a network or a disk full of weights.
+
+    Raises
+    ------
+    ValueError
+        If there is no such architecture, or no such weights.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name.lower() not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=3)
+        raise ValueError(
+            f"model={name!r} is none of torchvision's classification networks"
+            + (f"; did you mean {' or '.join(near)}?" if near else ".")
+            + " torchvision.models.list_models(module=torchvision.models) lists them."
+        )
+    name = name.lower()
+    own = list(torchvision.models.get_model_weights(name))
+    if weights is None:
+        return NetworkSpec(name, None, None, layer, seed)
+    if isinstance(weights, Weights):
+        weights = str(weights)
+    for member in own:
+        alias = type(member).DEFAULT is member and weights == "DEFAULT"
+        if alias or weights in (member.name, str(member)):
+            return NetworkSpec(name, member, None, layer, seed)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        choices = ", ".join(repr(member.name) for member in own)
+        raise ValueError(
+            f"weights={str(weights)!r} is neither one of {name}'s, {choices}, "
+            "'DEFAULT', nor a file of weights. weights=None means random ones."
+        )
+    stat = path.stat()
+    file = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    return NetworkSpec(name, None, file, layer, seed)
+
+
+def default_preprocess(spec: NetworkSpec) -> Callable:
+    """Return what prepares an image for the network: that of its (default) weights."""
+    weights = spec.weights or torchvision.models.get_model_weights(spec.name).DEFAULT
+    return weights.transforms()
+
+
+# Clones and estimators of equal parameters share the network; two, so that a loop over
+# a pair of them does not load them again and again.
+@functools.lru_cache(maxsize=2)
+def load(spec: NetworkSpec, device: torch.device) -> nn.Module:
+    """Build the network that `spec` means, in evaluation mode.
+
+    Raises
+    ------
+    OSError
+        If weights are neither there nor can be downloaded.
+    ValueError
+        If weights do not fit the network, or there is no such layer.
+    """
+    with random_numbers(spec.seed, torch.device("cpu")), warnings.catch_warnings():
+        # Of how the weights of GoogLeNet will one day be drawn.
+        warnings.simplefilter("ignore", FutureWarning)
+        if spec.file is not None:
+            network = _with_file(spec)
+        elif spec.weights is not None:
+            network = _with_weights(spec)
+        else:
+            network = torchvision.models.get_model(spec.name, weights=None)
+    return _cut(network.eval(), spec.layer).to(device)
+
+
+def cut_own(module: nn.Module, layer: str | None, device: torch.device) -> nn.Module:
+    """Return a copy of the user's `module`, in evaluation mode, up to `layer`."""
+    module = copy.deepcopy(module).eval()
+    return (module if layer is None else _up_to(module, layer)).to(device)
+
+
+def describe_own(module: nn.Module) -> str:
+    """Return a text that changes with the layers and weights of a user's `module`."""
+    digest = hashlib.blake2b(repr(module).encode())
+    for name, value in module.state_dict().items():
+        values = value.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy())
+    return f"{type(module).__module__}.{type(module).__qualname__} {digest.hexdigest()}"
+
+
+@torch.inference_mode()
+def features(network: nn.Module, batch: Tensor) -> Tensor:
+    """Compute one vector for each image of a batch.
+
+    Maps of features (n, d, H, W) are averaged over their positions, as are tokens
+    (n, t, d); anything else is flattened.
+    """
+    output = network(batch)
+    if isinstance(output, Mapping) and len(output) == 1:
+        (output,) = output.values()
+    if not isinstance(output, Tensor) or output.shape[:1] != batch.shape[:1]:
+        found = tuple(output.shape) if isinstance(output, Tensor) else output
+        raise ValueError(
+            f"model must map {len(batch)} images to a tensor of as many rows, it gives "
+            f"{type(found).__name__ if not isinstance(found, tuple) else found}."
+        )
+    if output.ndim == 4:
+        output = output.mean(dim=(2, 3))
+    elif output.ndim == 3:
+        output = output.mean(dim=1)
+    return output.flatten(1).float()
+
+
+def _with_weights(spec: NetworkSpec) -> nn.Module:
+    name = Path(spec.weights.url).name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    try:
+        return torchvision.models.get_model(spec.name, weights=spec.weights)
+    except (urllib.error.URLError, OSError) as error:
+        raise OSError(
+            f"The weights {spec.weights} are not on this machine, and could not be "
+            f"downloaded ({error}). The file looked for is {str(path)!r}: put "
+            f"{spec.weights.url} there, or elsewhere and pass its path as weights=. "
+            "weights=None gives random weights: enough to try a pipeline out, but the "
+            "features mean little."
+        ) from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"The weights in {str(path)!r} cannot be used: {error}. If the file is "
+            "damaged, delete it; it is downloaded again."
+        ) from error
+
+
+def _with_file(spec: NetworkSpec) -> nn.Module:
+    """Build a network with the state dict of a file, its own classes and all."""
+    path = spec.file[0]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"weights={path!r} cannot be read as a state dict: {error}"
+        ) from error
+    for key in ("state_dict", "model"):  # as training scripts nest it
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
+        raise ValueError(f"weights={path!r} holds no state dict.")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    network = torchvision.models.get_model(spec.name, weights=None)
+    head = _classifier(network)
+    classes = len(state.get(f"{head}.weight", network.get_submodule(head).weight))
+    if classes != len(network.get_submodule(head).weight):
+        network = torchvision.models.get_model(
+            spec.name, weights=None, num_classes=classes
+        )
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"weights={path!r} do not fit model={spec.name!r}: {error}"
+        ) from error
+    return network
+
+
+def _cut(network: nn.Module, layer: str | None) -> nn.Module:
+    """Return one of torchvision's networks without what comes after `layer`."""
+    if layer is not None:
+        return _up_to(network, layer)
+    parent, _, child = _classifier(network).rpartition(".")
+    setattr(network.get_submodule(parent), child, nn.Identity())
+    return network
+
+
+def _classifier(network: nn.Module) -> str:
+    """Name the layer that makes scores of classes, the last one with weights."""
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.startswith("aux")
+    ][-1]
+
+
+def _up_to(module: nn.Module, layer: str) -> nn.Module:
+    try:
+        return create_feature_extractor(
+            module, {layer: "features"}, suppress_diff_warning=True
+        )
+    except ValueError as error:
+        _, names = get_graph_node_names(module, suppress_diff_warning=True)
+        near = difflib.get_close_matches(layer, names, n=5, cutoff=0.3)
+        raise ValueError(
+            f"layer={layer!r} is no layer of this network; did you mean one of {near}? "
+            "torchvision.models.feature_extraction.get_graph_node_names lists them; "
+            f"the last ones are {names[-5:]}."
+        ) from error
+    except Exception as error:  # tracing runs the user's code
+        raise ValueError(
+            f"layer={layer!r} cannot be cut out of the model, whose forward cannot be "
+            f"traced ({error}). Give a model that ends there, and layer=None."
+        ) from error

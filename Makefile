@@ -28,7 +28,7 @@ docs: .venv/for-test
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 
 .venv/for-demo: pyproject.toml | .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[examples]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[plot]"
 	touch $@
 
 .venv/for-test: pyproject.toml | .venv

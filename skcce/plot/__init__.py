@@ -1,0 +1,21 @@
+"""Displays of clusters: what is in them, how sure they are, how they came about.
+
+They follow scikit-learn's Displays: ``from_estimator`` and ``from_predictions`` compute
+and draw, ``plot`` draws again, into given axes if wanted. Every clusterer with
+``predict_proba``, or a pipeline that ends in one, will do. They need matplotlib:
+``pip install 'skcce[plot]'``.
+"""
+
+from skcce.plot._confidence import ConfidenceDisplay
+from skcce.plot._confusion import ClusterConfusionDisplay
+from skcce.plot._montage import MontageDisplay
+from skcce.plot._simplex import SimplexDisplay
+from skcce.plot._training import TrainingDisplay
+
+__all__ = [
+    "ClusterConfusionDisplay",
+    "ConfidenceDisplay",
+    "MontageDisplay",
+    "SimplexDisplay",
+    "TrainingDisplay",
+]

@@ -6,13 +6,57 @@ project = "skcce"
 author = "The skcce developers"
 release = version = skcce.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.mathjax", "numpydoc"]
-exclude_patterns = ["_build"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "myst_nb",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = [
+    "_build",
+    "**.ipynb_checkpoints",
+    # What the gallery offers for download is no page, though myst-nb could read it.
+    "gallery/*.ipynb",
+    "gallery/*.md5",
+    "gallery/*.py",
+    "gallery/*.zip",
+    "gallery/*.json",
+]
 
 # The docstrings state the types, and the pages name the members.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 
+nb_execution_mode = "force"
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+myst_enable_extensions = ["dollarmath"]
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"/plot_",
+    "ignore_pattern": r"^(?!.*(/plot_|GALLERY_HEADER))",
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "abort_on_example_error": True,
+    "remove_config_comments": True,
+    "show_memory": False,
+    "min_reported_time": 0,
+    "doc_module": ("skcce",),
+    "backreferences_dir": "gallery/backreferences",
+}
+
 html_theme = "pydata_sphinx_theme"
 html_title = f"{project} {release}"
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "show_prev_next": True,
+    "footer_start": ["copyright"],
+    "footer_end": ["sphinx-version"],
+}
+html_sidebars = {"index": []}

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 # Where a network does not tell how many channels it takes: grey, color, with alpha.
 USUAL_CHANNELS = (1, 3, 4)
+# The same PIL image may be in a list twice, and must not be loaded by two threads.
+_LOCKS = [Lock() for _ in range(64)]
 
 
 def image_sequence(X: Any) -> Sequence:
@@ -43,8 +47,8 @@ def image_sequence(X: Any) -> Sequence:
     if isinstance(X, dict) or not (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
         raise TypeError(
             "X must hold images: a list of paths or of PIL images, an array, or a data "
-            f"set with __len__ and __getitem__, got {type(X).__name__}. Make a list of a "
-            "generator; of a DataLoader, pass the dataset."
+            f"set with __len__ and __getitem__, got {type(X).__name__}. Of a generator "
+            "make a list; of a DataLoader, pass the dataset."
         )
     if hasattr(X, "to_numpy"):  # a Series, or a table of which only one column counts
         X = X.to_numpy()
@@ -120,7 +124,9 @@ def read_image(item: Any) -> "Image | NDArray":
     if hasattr(item, "convert"):
         return _as_rgb(item)
     if hasattr(item, "detach"):  # a tensor
-        return _array_as_image(item.detach().cpu().numpy(), prefer_last=False)
+        item = item.detach().cpu()
+        item = item.float() if item.is_floating_point() else item
+        return _array_as_image(item.numpy(), prefer_last=False)
     if isinstance(item, np.ndarray):
         return _array_as_image(item, prefer_last=True)
     raise TypeError(
@@ -165,8 +171,10 @@ def _as_rgb(image: "Image") -> "Image":
     """Return an RGB copy of a PIL image, the right way up."""
     from PIL import Image, ImageOps
 
-    image.load()
-    image = ImageOps.exif_transpose(image)
+    with _LOCKS[id(image) // 64 % len(_LOCKS)]:
+        image.load()
+    with suppress(Exception):  # a damaged note of the rotation is no damaged image
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if "transparency" in image.info:
@@ -192,7 +200,8 @@ def _array_as_image(array: NDArray, *, prefer_last: bool) -> "Image | NDArray":
 
     if array.ndim not in (2, 3):
         raise ValueError(f"an image has 2 or 3 dimensions, got shape {array.shape}")
-    if array.dtype.kind not in "bf" and array.dtype not in (np.uint8, np.uint16):
+    kind, n_bytes = array.dtype.kind, array.dtype.itemsize
+    if kind not in "bf" and not (kind == "u" and n_bytes <= 2):
         raise ValueError(
             "images must be of uint8, from 0 to 255, of uint16, or of floats, not of "
             f"{array.dtype}; convert them, for instance with X.astype(np.uint8)"
@@ -204,13 +213,13 @@ def _array_as_image(array: NDArray, *, prefer_last: bool) -> "Image | NDArray":
             f"an image has 1, 3 or 4 channels, first or last, got shape {array.shape}"
         )
     array = np.repeat(array, 3, axis=2) if array.shape[-1] == 1 else array[..., :3]
-    if array.dtype.kind == "f":
+    if kind == "f":
         array = np.ascontiguousarray(array, dtype=np.float32)
         if not np.isfinite(array).all():
             raise ValueError("contains NaN or infinity")
         return array
-    if array.dtype.kind == "b":
+    if kind == "b":
         array = np.uint8(255) * array
-    elif array.dtype == np.uint16:
+    elif n_bytes == 2:
         array = _to_8_bits(array)
     return Image.fromarray(np.ascontiguousarray(array))

@@ -1,11 +1,12 @@
 """A cache of feature vectors on disk, for several processes at a time."""
 
+import math
 import os
 import sqlite3
 import time
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -64,7 +65,7 @@ class FeatureCache:
         if self._connection is not None:
             self._guarded(self._write, vectors)
 
-    def _guarded(self, action, *arguments) -> None:
+    def _guarded(self, action: Callable, *arguments: object) -> None:
         try:
             action(*arguments)
         except (sqlite3.OperationalError, OSError) as error:
@@ -79,13 +80,14 @@ class FeatureCache:
 
     def _warn(self, what: str) -> None:
         self.__exit__()
-        warnings.warn(f"The cache {str(self._path)!r} {what}.", stacklevel=5)
+        warnings.warn(f"The cache {str(self._path)!r} {what}.", stacklevel=6)
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._connection = sqlite3.connect(self._path, timeout=_SECONDS_TO_WAIT)
-        # Takes effect in a new file only: deleted pages can be given back.
-        self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if self._number("PRAGMA page_count") == 0:  # a new file
+            # Deleted pages can then be given back.
+            self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         with self._connection:
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS features "
@@ -104,10 +106,12 @@ class FeatureCache:
                 f"SELECT key, vector, used FROM features WHERE key IN ({marks})", part
             )
             for key, record, used in rows:
-                vector = _unpack(record)
+                vector = _unpack(key, record)
                 if vector is not None:
                     found[key] = vector
-                if now - used > _DAY:  # written rarely, or each look would be a write
+                if (
+                    not isinstance(used, int) or now - used > _DAY
+                ):  # written rarely, or each look would be a write
                     stale.append((now, key))
         if stale:
             with self._connection:
@@ -120,40 +124,47 @@ class FeatureCache:
         with self._connection:
             self._connection.executemany(
                 "INSERT OR REPLACE INTO features VALUES (?, ?, ?)",
-                ((key, _pack(vector), now) for key, vector in vectors.items()),
+                ((key, _pack(key, vector), now) for key, vector in vectors.items()),
             )
-        if self._n_bytes() > self._size_limit:
-            self._shrink()
+        while self._n_bytes() > self._size_limit and self._shrink():
+            pass
 
     def _n_bytes(self) -> int:
-        pages, size = (next(self._pragma(name)) for name in ("page_count", "page_size"))
-        return pages * size
+        return self._number("PRAGMA page_count") * self._number("PRAGMA page_size")
 
-    def _shrink(self) -> None:
-        ((n_vectors,),) = self._connection.execute("SELECT COUNT(*) FROM features")
+    def _shrink(self) -> bool:
+        """Delete what was not used for the longest time; tell if there was anything."""
         surplus = 1 - _FILL * self._size_limit / self._n_bytes()
+        n_vectors = self._number("SELECT COUNT(*) FROM features")
         with self._connection:
             self._connection.execute(
                 "DELETE FROM features WHERE rowid IN "
                 "(SELECT rowid FROM features ORDER BY used, rowid LIMIT ?)",
-                (-int(-n_vectors * surplus // 1),),
+                (math.ceil(n_vectors * surplus),),
             )
-        list(self._pragma("incremental_vacuum"))
+        # Not by execute, which would free a single page.
+        self._connection.executescript("PRAGMA incremental_vacuum")
+        return n_vectors > 0
 
-    def _pragma(self, name: str) -> Iterator[int]:
-        return (value for (value,) in self._connection.execute(f"PRAGMA {name}"))
+    def _number(self, query: str) -> int:
+        return self._connection.execute(query).fetchone()[0]
 
 
-def _pack(vector: NDArray) -> bytes:
+def _pack(key: bytes, vector: NDArray) -> bytes:
     data = vector.astype("<f4").tobytes()
-    return zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "little") + data
+    return _checksum(key, data) + data
 
 
-def _unpack(record: bytes) -> NDArray | None:
+def _unpack(key: bytes, record: bytes) -> NDArray | None:
     """Return the vector of a record, None if the record is corrupt."""
     if not isinstance(record, bytes) or len(record) % 4:
         return None
     checksum, data = record[:_CHECKSUM_BYTES], record[_CHECKSUM_BYTES:]
-    if zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
+    if _checksum(key, data) != checksum:
         return None
     return np.frombuffer(data, "<f4").astype(np.float32, copy=False)
+
+
+def _checksum(key: bytes, data: bytes) -> bytes:
+    # With the key: a damaged index may lead from one to the data of another.
+    return zlib.crc32(data, zlib.crc32(key)).to_bytes(_CHECKSUM_BYTES, "little")

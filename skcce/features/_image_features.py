@@ -22,6 +22,7 @@ from sklearn.base import (
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm.auto import tqdm
 
@@ -63,12 +64,13 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Any of torchvision's classification networks
         (``torchvision.models.list_models(module=torchvision.models)``), or a module of
         your own, which maps prepared images (n, C, H, W) to n rows.
-    weights : str, path-like or None, default="DEFAULT"
+    weights : str, path-like, WeightsEnum or None, default="DEFAULT"
         Pretrained weights: the name of one of torchvision's, ``"IMAGENET1K_V2"`` or
         ``"ResNet50_Weights.IMAGENET1K_V2"``, or ``"DEFAULT"``, the best ones; or the
-        path of a file with a state dict. They are downloaded once, to torch's cache.
-        None means random weights, whose features mean little. A module of your own has
-        its weights, and takes the default here.
+        path of a file with a state dict. (A file of torchvision's should keep its name:
+        it tells how images are prepared for it.) They are downloaded once, to torch's
+        cache. None means random weights, whose features mean little. A module of your
+        own has its weights, and takes the default here.
     layer : str or None, default=None
         Where the features are taken from: a layer or node of the network, as
         ``torchvision.models.feature_extraction.get_graph_node_names`` names them, such
@@ -147,7 +149,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     _parameter_constraints: ClassVar[dict] = {
         "model": [str, nn.Module],
-        "weights": [str, os.PathLike, None],
+        "weights": [str, os.PathLike, WeightsEnum, None],
         "layer": [str, None],
         "preprocess": [callable, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -165,7 +167,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self,
         model: str | nn.Module = "resnet50",
         *,
-        weights: str | os.PathLike | None = "DEFAULT",
+        weights: str | os.PathLike | WeightsEnum | None = "DEFAULT",
         layer: str | None = None,
         preprocess: Callable | None = None,
         batch_size: int = 64,
@@ -253,20 +255,27 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         bad = {}
         with FeatureCache(self.cache, self.cache_size) as cache:
             keys = self._keys(images, source, bad)
-            known = cache.read(keys.values())
+            known = _of_one_length(cache.read(keys.values()))
             todo = [i for i, key in keys.items() if key not in known]
             self._check_files(images, todo, bad)
-            self._report(bad, len(images))
+            if self.on_error == "raise":
+                self._report(bad, len(images))
             vectors = {i: known[key] for i, key in keys.items() if key in known}
             todo = [i for i in todo if i not in bad]
-            for batch in self._compute(images, todo, source):
+            for batch in self._compute(images, todo, source, bad):
                 vectors |= batch
                 cache.write({keys[i]: vector for i, vector in batch.items()})
-        return _as_rows(vectors, len(images))
+        self._report(bad, len(images))
+        rows = _as_rows(vectors, len(images))
+        self._width = (source.key, rows.shape[1])
+        return rows
 
     @property
     def _n_features_out(self) -> int:
         source = self._source()
+        key, width = getattr(self, "_width", (None, None))
+        if key == source.key:
+            return width
         blank = source.prepare(np.zeros((64, 64, 3), np.uint8))[None]
         return features(source.build(), blank.to(source.device)).shape[1]
 
@@ -301,9 +310,11 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             key = f"{spec} {torchvision.__version__}"
             build = partial(load, spec, device)
         is_custom = self.preprocess is not None
+        read = read_image if is_custom else _read_in_range
         return _Source(
-            key=f"{_CACHE_VERSION} {torch.__version__} {key}".encode(),
-            prepare=partial(_prepare, preprocess, is_custom),
+            key=os.fsencode(f"{_CACHE_VERSION} {torch.__version__} {key}"),
+            read=read,
+            prepare=partial(_prepare, read, preprocess),
             build=build,
             device=device,
             key_by_output=is_custom and self.cache is not None,
@@ -329,17 +340,25 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 bad[i] = outcome.reason
 
     def _compute(
-        self, images: Sequence, rows: list[int], source: "_Source"
+        self,
+        images: Sequence,
+        rows: list[int],
+        source: "_Source",
+        bad: dict[int, str],
     ) -> Iterator[dict[int, NDArray]]:
-        """Yield the features of each batch of images, by their row."""
+        """Yield the features of each batch of images, by their row.
+
+        Note in `bad` those that could not be prepared after all.
+        """
         if not rows:
             return
         network = source.build()
         read = self._read(source.prepare, images, rows, "features")
         while batch := dict(islice(read, self.batch_size)):
-            bad = {i: x.reason for i, x in batch.items() if isinstance(x, _Failure)}
-            self._report(bad, len(images))
-            good = {i: x for i, x in batch.items() if i not in bad}
+            good = {i: x for i, x in batch.items() if not isinstance(x, _Failure)}
+            bad |= {i: batch[i].reason for i in batch if i not in good}
+            if self.on_error == "raise":
+                self._report(bad, len(images))
             if good:
                 with torch_threads(self.n_threads):
                     values = features(network, _stack(good).to(source.device))
@@ -378,7 +397,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if self.on_error == "raise" or n == n_images:
             hint = ' on_error="skip" leaves their rows NaN.' if n < n_images else ""
             raise ValueError(f"{text}.{hint}{lines}")
-        warnings.warn(f"{text}, their rows are NaN:{lines}", stacklevel=3)
+        warnings.warn(f"{text}, their rows are NaN:{lines}", stacklevel=4)
 
 
 class _Source(NamedTuple):
@@ -388,6 +407,8 @@ class _Source(NamedTuple):
     ----------
     key : bytes
         Changes with all that features depend on, but for the image.
+    read : callable
+        Makes of an item the image that is prepared.
     prepare : callable
         Makes of an item the tensor (C, H, W) that the network gets.
     build : callable
@@ -400,6 +421,7 @@ class _Source(NamedTuple):
     """
 
     key: bytes
+    read: Callable[[Any], "Image | NDArray"]
     prepare: Callable[[Any], Tensor]
     build: Callable[[], nn.Module]
     device: torch.device
@@ -430,9 +452,9 @@ def _key(source: _Source, item: Any) -> bytes:
     elif path is not None:
         stat = os.stat(path)
         text = f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}"
-        content = np.frombuffer(text.encode(), np.uint8)
+        content = np.frombuffer(os.fsencode(text), np.uint8)
     else:
-        content = np.asarray(read_image(item))
+        content = np.asarray(source.read(item))
     digest = hashlib.blake2b(source.key, digest_size=16)
     digest.update(f"{content.dtype} {content.shape}".encode())
     digest.update(content)
@@ -444,21 +466,29 @@ def _check(item: Any) -> None:
         check_file(path)
 
 
-def _prepare(preprocess: Callable, is_custom: bool, item: Any) -> Tensor:
+def _read_in_range(item: Any) -> "Image | NDArray":
     image = read_image(item)
     if isinstance(image, np.ndarray):
         least, most = image.min(), image.max()
-        if not (is_custom or (least >= 0 and most <= 1)):
+        if least < 0 or most > 1:
             raise ValueError(
                 f"images of floats must be from 0 to 1, these are from {least:g} to "
                 f"{most:g}; divide them, or convert them to uint8"
             )
-        image = torch.from_numpy(image).movedim(2, 0)
+    return image
+
+
+def _prepare(read: Callable, preprocess: Callable, item: Any) -> Tensor:
+    image = read(item)
+    if isinstance(image, np.ndarray):
+        # A copy, because preprocess may work in place.
+        image = torch.tensor(image).movedim(2, 0)
     prepared = preprocess(image)
     if not isinstance(prepared, Tensor) or prepared.ndim != 3:
+        shape = tuple(getattr(prepared, "shape", ()))
         raise TypeError(
             "preprocess must return a tensor of shape (C, H, W), got "
-            f"{tuple(getattr(prepared, 'shape', ())) or type(prepared).__name__}"
+            f"{type(prepared).__name__}{f' of shape {shape}' if shape else ''}"
         )
     return prepared
 
@@ -478,6 +508,11 @@ def _stack(prepared: dict[int, Tensor]) -> Tensor:
             "one size."
         )
     return torch.stack(list(prepared.values()))
+
+
+def _of_one_length(vectors: dict[bytes, NDArray]) -> dict[bytes, NDArray]:
+    """Return vectors from a cache, or none of them, if not all can be whole."""
+    return vectors if len({len(v) for v in vectors.values()}) == 1 else {}
 
 
 def _as_rows(vectors: dict[int, NDArray], n_rows: int) -> NDArray:

@@ -5,8 +5,7 @@ import difflib
 import functools
 import hashlib
 import os
-import pickle
-import urllib.error
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,13 +14,25 @@ from typing import NamedTuple
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import Weights
+from torchvision.models import WeightsEnum
 from torchvision.models.feature_extraction import (
     create_feature_extractor,
     get_graph_node_names,
 )
 
 from skcce.deep._torch_state import random_numbers
+
+# Attributes of a module that are settings, and can be told by their text.
+_SETTINGS = (bool, int, float, complex, str, bytes, tuple, type(None))
+# As torchvision builds them whenever there are weights.
+_WITH_WEIGHTS = {
+    "googlenet": {"transform_input": True},
+    "inception_v3": {"transform_input": True},
+}
+# The files of DenseNet were written with other names.
+_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+# Layers of Swin that are not (n, height, width, channels).
+_SWIN_LAYERS = (None, "features.0.0", "permute", "avgpool", "flatten", "head")
 
 
 class NetworkSpec(NamedTuple):
@@ -31,8 +42,8 @@ class NetworkSpec(NamedTuple):
     ----------
     name : str
         Name of the architecture.
-    weights : Weights or None
-        Torchvision's own weights.
+    weights : WeightsEnum or None
+        Torchvision's own weights; with a file, those that its name is that of.
     file : tuple of (str, int, int) or None
         Path, size and time of change of a file of weights.
     layer : str or None
@@ -42,7 +53,7 @@ class NetworkSpec(NamedTuple):
     """
 
     name: str
-    weights: Weights | None
+    weights: WeightsEnum | None
     file: tuple[str, int, int] | None
     layer: str | None
     seed: int
@@ -67,11 +78,16 @@ def specify(
             + " torchvision.models.list_models(module=torchvision.models) lists them."
         )
     name = name.lower()
+    if name.startswith("swin") and layer not in _SWIN_LAYERS:
+        # Their mean over positions would be one over other axes than elsewhere.
+        raise ValueError(
+            f"layer={layer!r} of {name!r} has its channels last; take one of "
+            f"{_SWIN_LAYERS}."
+        )
     own = list(torchvision.models.get_model_weights(name))
     if weights is None:
         return NetworkSpec(name, None, None, layer, seed)
-    if isinstance(weights, Weights):
-        weights = str(weights)
+    weights = os.fspath(weights) if isinstance(weights, os.PathLike) else str(weights)
     for member in own:
         alias = type(member).DEFAULT is member and weights == "DEFAULT"
         if alias or weights in (member.name, str(member)):
@@ -80,12 +96,13 @@ def specify(
     if not path.is_file():
         choices = ", ".join(repr(member.name) for member in own)
         raise ValueError(
-            f"weights={str(weights)!r} is neither one of {name}'s, {choices}, "
+            f"weights={weights!r} is neither one of {name}'s, {choices}, "
             "'DEFAULT', nor a file of weights. weights=None means random ones."
         )
     stat = path.stat()
     file = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-    return NetworkSpec(name, None, file, layer, seed)
+    member = next((m for m in own if Path(m.url).name == path.name), None)
+    return NetworkSpec(name, member, file, layer, seed)
 
 
 def default_preprocess(spec: NetworkSpec) -> Callable:
@@ -126,13 +143,21 @@ def cut_own(module: nn.Module, layer: str | None, device: torch.device) -> nn.Mo
 
 
 def describe_own(module: nn.Module) -> str:
-    """Return a text that changes with the layers and weights of a user's `module`."""
-    digest = hashlib.blake2b(repr(module).encode())
-    for name, value in module.state_dict().items():
-        values = value.detach().cpu().contiguous()
+    """Return a text that changes with the layers, settings and weights of a module."""
+    digest = hashlib.blake2b()
+    for name, part in module.named_modules():
+        settings = {
+            key: value
+            for key, value in vars(part).items()
+            if isinstance(value, _SETTINGS) and key != "training"
+        }
+        kind = f"{type(part).__module__}.{type(part).__qualname__}"
+        digest.update(f"{name} {kind} {part.extra_repr()} {settings}".encode())
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         digest.update(values.flatten().view(torch.uint8).numpy())
-    return f"{type(module).__module__}.{type(module).__qualname__} {digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 @torch.inference_mode()
@@ -145,25 +170,31 @@ def features(network: nn.Module, batch: Tensor) -> Tensor:
     output = network(batch)
     if isinstance(output, Mapping) and len(output) == 1:
         (output,) = output.values()
-    if not isinstance(output, Tensor) or output.shape[:1] != batch.shape[:1]:
-        found = tuple(output.shape) if isinstance(output, Tensor) else output
+    is_tensor = isinstance(output, Tensor)
+    if not is_tensor or output.shape[:1] != batch.shape[:1]:
+        found = f"shape {tuple(output.shape)}" if is_tensor else type(output).__name__
         raise ValueError(
             f"model must map {len(batch)} images to a tensor of as many rows, it gives "
-            f"{type(found).__name__ if not isinstance(found, tuple) else found}."
+            f"{found}."
         )
     if output.ndim == 4:
         output = output.mean(dim=(2, 3))
     elif output.ndim == 3:
         output = output.mean(dim=1)
-    return output.flatten(1).float()
+    return output.reshape(len(output), -1).float()
 
 
 def _with_weights(spec: NetworkSpec) -> nn.Module:
-    name = Path(spec.weights.url).name
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(spec.weights.url).name
+    was_there = path.exists()
     try:
         return torchvision.models.get_model(spec.name, weights=spec.weights)
-    except (urllib.error.URLError, OSError) as error:
+    except Exception as error:  # of the network, the disk, or the file's content
+        if was_there:
+            raise ValueError(
+                f"The weights in {str(path)!r} cannot be used: {error!r}. If the file "
+                "is damaged, delete it, and it is downloaded again."
+            ) from error
         raise OSError(
             f"The weights {spec.weights} are not on this machine, and could not be "
             f"downloaded ({error}). The file looked for is {str(path)!r}: put "
@@ -171,44 +202,48 @@ def _with_weights(spec: NetworkSpec) -> nn.Module:
             "weights=None gives random weights: enough to try a pipeline out, but the "
             "features mean little."
         ) from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"The weights in {str(path)!r} cannot be used: {error}. If the file is "
-            "damaged, delete it; it is downloaded again."
-        ) from error
 
 
 def _with_file(spec: NetworkSpec) -> nn.Module:
     """Build a network with the state dict of a file, its own classes and all."""
-    path = spec.file[0]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"weights={path!r} cannot be read as a state dict: {error}"
-        ) from error
-    for key in ("state_dict", "model"):  # as training scripts nest it
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise ValueError(f"weights={path!r} holds no state dict.")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    network = torchvision.models.get_model(spec.name, weights=None)
+    state = _read_state(spec.file[0])
+    options = _WITH_WEIGHTS.get(spec.name, {})
+    network = torchvision.models.get_model(spec.name, weights=None, **options)
     head = _classifier(network)
-    classes = len(state.get(f"{head}.weight", network.get_submodule(head).weight))
-    if classes != len(network.get_submodule(head).weight):
+    own = network.get_submodule(head).weight
+    n_classes = len(state.get(f"{head}.weight", own))
+    if n_classes != len(own):
         network = torchvision.models.get_model(
-            spec.name, weights=None, num_classes=classes
+            spec.name, weights=None, num_classes=n_classes, **options
         )
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
-            f"weights={path!r} do not fit model={spec.name!r}: {error}"
+            f"weights={spec.file[0]!r} do not fit model={spec.name!r}: {error}"
         ) from error
     return network
+
+
+def _read_state(path: str) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file leads to
+        raise ValueError(
+            f"weights={path!r} cannot be read as a state dict: {error!r}"
+        ) from error
+    for key in ("state_dict", "model"):  # as training scripts nest it
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor)
+        for name, value in state.items()
+    ):
+        raise ValueError(f"weights={path!r} holds no state dict.")
+    return {
+        _OLD_NAMES.sub(r"\1\2", name.removeprefix("module.")): value
+        for name, value in state.items()
+    }
 
 
 def _cut(network: nn.Module, layer: str | None) -> nn.Module:
@@ -234,6 +269,8 @@ def _up_to(module: nn.Module, layer: str) -> nn.Module:
         return create_feature_extractor(
             module, {layer: "features"}, suppress_diff_warning=True
         )
+    except torch.fx.proxy.TraceError as error:
+        raise _not_traceable(layer, error) from error
     except ValueError as error:
         _, names = get_graph_node_names(module, suppress_diff_warning=True)
         near = difflib.get_close_matches(layer, names, n=5, cutoff=0.3)
@@ -243,7 +280,11 @@ def _up_to(module: nn.Module, layer: str) -> nn.Module:
             f"the last ones are {names[-5:]}."
         ) from error
     except Exception as error:  # tracing runs the user's code
-        raise ValueError(
-            f"layer={layer!r} cannot be cut out of the model, whose forward cannot be "
-            f"traced ({error}). Give a model that ends there, and layer=None."
-        ) from error
+        raise _not_traceable(layer, error) from error
+
+
+def _not_traceable(layer: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"layer={layer!r} cannot be cut out of the model, whose forward cannot be "
+        f"traced ({error}). Give a model that ends there, and layer=None."
+    )

@@ -1,0 +1,109 @@
+"""All that README and guide show is run, page by page, from top to bottom."""
+
+import doctest
+import re
+import textwrap
+import warnings
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from sklearn.exceptions import ConvergenceWarning
+from torchvision.models import get_model, get_weight
+
+ROOT = Path(__file__).parent.parent
+# What begins a block of code without prompts, and how far it goes.
+FENCE = re.compile(r"^```python\n(?!>>>)(.*?)^```$", re.MULTILINE | re.DOTALL)
+DIRECTIVE = re.compile(r"^\.\. code-block:: python\n\n((?: {4}.*\n|\n)+)", re.MULTILINE)
+# How many blocks and prompts there are at least, so that none is missed unnoticed.
+PAGES = {
+    "README.md": (3, 6),
+    "docs/index.rst": (1, 0),
+    "docs/start.rst": (3, 0),
+    "docs/guide.rst": (2, 0),
+    "docs/images.rst": (7, 0),
+    "docs/choosing.rst": (2, 0),
+    "docs/training.rst": (0, 2),
+    "docs/deep.rst": (3, 10),
+}
+
+
+@pytest.fixture(scope="session")
+def torch_home(tmp_path_factory):
+    """Hold weights where torchvision looks for those that it has downloaded."""
+    folder = tmp_path_factory.mktemp("torch")
+    (folder / "hub" / "checkpoints").mkdir(parents=True)
+    for weights in ("ResNet50_Weights.IMAGENET1K_V2", "ResNet18_Weights.IMAGENET1K_V1"):
+        name = Path(get_weight(weights).url).name
+        with torch.random.fork_rng():
+            network = get_model(weights.split("_")[0].lower(), weights=None)
+        torch.save(network.state_dict(), folder / "hub" / "checkpoints" / name)
+    return folder
+
+
+@pytest.fixture
+def reader(tmp_path, torch_home, monkeypatch):
+    """Be a reader with a folder of photos, a home of their own, and little time."""
+    for i in range(30):
+        kind = i % 2
+        folder = tmp_path / "photos" / ("temple" if kind else "flower")
+        folder.mkdir(parents=True, exist_ok=True)
+        crop = load_sample_images().images[1 - kind][5 * i : 5 * i + 120, :160]
+        Image.fromarray(crop).save(folder / f"{i:02d}.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(torch_home))
+    matplotlib.use("Agg")
+    yield {
+        "images": np.random.default_rng(0).integers(0, 255, (12, 28, 28), np.uint8),
+        "new_images": np.zeros((2, 28, 28), np.uint8),
+        "y": np.arange(12) % 10,
+    }
+    plt.close("all")
+
+
+def pieces(text):
+    """Yield the texts, and the blocks of code without prompts, of a page."""
+    blocks = sorted(
+        [*FENCE.finditer(text), *DIRECTIVE.finditer(text)], key=lambda m: m.start()
+    )
+    end = 0
+    for block in blocks:
+        yield text[end : block.start()], textwrap.dedent(block[1])
+        end = block.end()
+    yield text[end:], ""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_of_a_page_runs(page, reader):
+    runner, names, n_blocks = doctest.DocTestRunner(), reader, 0
+    for text, block in pieces((ROOT / page).read_text()):
+        test = doctest.DocTestParser().get_doctest(text, names, page, page, 0)
+        runner.run(test, clear_globs=False)
+        names.update(test.globs)
+        with warnings.catch_warnings():
+            # Of 30 photos there are no ten clusters.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.filterwarnings("ignore", message="The least populated class")
+            exec(compile(block, page, "exec"), names)
+        n_blocks += bool(block)
+    assert runner.failures == 0
+    assert n_blocks >= PAGES[page][0]
+    assert runner.tries >= PAGES[page][1]
+
+
+def test_the_harness_sees_a_broken_block():
+    page = "Text\n\n.. code-block:: python\n\n    1 / 0\n\nMore\n```python\n2\n```\n"
+    assert [code for _, code in pieces(page)] == ["1 / 0\n\n", "2\n", ""]
+
+
+def test_readme_goes_from_a_folder_to_a_montage_in_under_ten_lines():
+    blocks = [code for _, code in pieces((ROOT / "README.md").read_text())]
+    (block,) = [code for code in blocks if "rglob" in code]
+    assert "MontageDisplay" in block
+    assert len([line for line in block.splitlines() if line.strip()]) < 10

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -425,7 +426,7 @@ def test_batches_of_any_size_agree(images, two):
 
 def test_batches_have_the_size_that_is_asked_for(images, forwards):
     ImageFeatures(Tiny(), batch_size=3).transform(images)
-    assert forwards == [3, 3, 1]
+    assert sorted(forwards) == [1, 3, 3]
 
 
 def test_repeated_calls_and_threads_give_the_same_bits(two):
@@ -438,27 +439,45 @@ def test_repeated_calls_and_threads_give_the_same_bits(two):
         assert_array_equal(transformer.transform(two), expected)
 
 
-def test_threads_of_torch(images):
+def test_threads_of_torch_neither_matter_nor_change(two):
     before = torch.get_num_threads()
     rows = []
     try:
         for n_threads in (1, 2, 3):
             torch.set_num_threads(n_threads)
-            rows.append(ImageFeatures(Tiny(), n_threads=1).transform(images))
-            ImageFeatures(Tiny(), n_jobs=3).transform(images)
+            rows.append(ImageFeatures("resnet18").transform(two))
             assert torch.get_num_threads() == n_threads
+            # Those of threads that begin later.
+            with ThreadPoolExecutor(1) as executor:
+                assert executor.submit(torch.get_num_threads).result() == n_threads
     finally:
         torch.set_num_threads(before)
     assert_array_equal(rows[0], rows[1])
     assert_array_equal(rows[0], rows[2])
 
 
+def test_each_thread_computes_with_one_thread_of_torch(images):
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        network = Output(lambda x: seen.append(torch.get_num_threads()) or x)
+        ImageFeatures(network, n_jobs=2, batch_size=2).transform(images)
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+
+
 def test_threads_of_torch_are_put_back_after_an_error(images):
     before = torch.get_num_threads()
-    network = nn.Conv2d(4, 1, 1)
-    with pytest.raises(RuntimeError):
-        ImageFeatures(network, n_threads=before + 1).transform(images)
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(RuntimeError):
+            ImageFeatures(nn.Conv2d(4, 1, 1)).transform(images)
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as executor:
+            assert executor.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("settings", [("squeezenet1_1", None), ("resnet18", "DEFAULT")])
@@ -1053,7 +1072,6 @@ def test_nothing_is_learned():
         ("batch_size", 2.0),
         ("n_jobs", 1.5),
         ("n_jobs", "all"),
-        ("n_threads", 0),
         ("device", 3),
         ("device", None),
         ("cache", 3),

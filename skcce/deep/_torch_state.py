@@ -1,6 +1,6 @@
 """What torch keeps for the whole process: its device, threads and random numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import RLock
 
@@ -33,6 +33,17 @@ def torch_threads(n_threads: int | None) -> Iterator[None]:
     finally:
         if n_threads is not None:
             torch.set_num_threads(before)
+
+
+@contextmanager
+def single_threads() -> Iterator[Callable[[], None]]:
+    """Yield what limits torch to one thread, in whichever thread calls it."""
+    before = torch.get_num_threads()
+    try:
+        yield lambda: torch.set_num_threads(1)
+    finally:
+        # For threads to come; the limit of this one was never touched.
+        torch.set_num_threads(before)
 
 
 @contextmanager

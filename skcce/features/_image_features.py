@@ -4,9 +4,10 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
-from itertools import islice
 from numbers import Integral
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils import Tags
+from sklearn.utils import Tags, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
@@ -27,7 +28,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from tqdm.auto import tqdm
 
 from skcce._images import check_file, image_sequence, path_of, read_image
-from skcce.deep._torch_state import resolve_device, torch_threads
+from skcce.deep._torch_state import resolve_device, single_threads
 from skcce.features._cache import FeatureCache
 from skcce.features._networks import (
     cut_own,
@@ -46,8 +47,11 @@ __all__ = ["ImageFeatures"]
 
 # Part of every key: raise it when the same settings begin to give other features.
 _CACHE_VERSION = 1
-# How many batches of prepared images may wait for the network.
-_BATCHES_AHEAD = 2
+# On the CPU, small batches that each go through the network in one thread, several of
+# them at a time, took half of the time of large ones that all threads share.
+_CPU_BATCH = 8
+# How many keys, and results of checks, may wait.
+_N_AHEAD = 1000
 
 
 class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -82,13 +86,12 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         ``weights.transforms()``; for a module of your own it makes a tensor from 0 to
         1, and no more.
     batch_size : int, default=64
-        Images that go through the network at a time.
+        Images that go through the network at a time; on the CPU, of each thread, and at
+        most 8.
     n_jobs : int or None, default=-1
-        Threads that read and prepare images while the network works on those before; -1
-        means one for each core.
-    n_threads : int or None, default=None
-        Threads of torch. None leaves them as they are. The last digits of some networks
-        depend on it: set it for the same bits in every process.
+        Threads that read and prepare images while others wait for the network. On the
+        CPU, each of them also computes, with one thread of torch. -1 means one for each
+        core.
     device : str or torch.device, default="auto"
         Where the network computes. "auto" is the GPU ("cuda") if there is one, or else
         the CPU.
@@ -121,8 +124,8 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     tensors, which differs by rounding. All become RGB: grey is repeated, 16 bits are
     reduced to 8, an alpha channel is dropped, and rotations that a camera noted (EXIF)
     are undone. Single images may be in tuples with something behind them, as data sets
-    give them. Reading is done by several threads; give ``n_jobs=1`` if your data set
-    cannot be read by more than one.
+    give them. Several threads read them, and on the CPU call the network; give
+    ``n_jobs=1`` if your data set or your own module cannot stand that.
 
     A layer that gives maps of features (n, C, H, W) is averaged over positions, and one
     that gives tokens (n, tokens, C), over the tokens; other outputs are flattened.
@@ -131,8 +134,8 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     parameters, and left out of pickles. Its modes and weights, and a module of your
     own, are never changed.
 
-    Repeated calls give the same bits. Another batch size, number of threads or device
-    changes the last digits.
+    Repeated calls give the same bits, whatever the number of threads. Another batch
+    size or device changes the last digits; so does a cache that holds some of a batch.
 
     With ``on_error="skip"`` the rows stay aligned with the images and with `y`. Drop
     those of NaN, or put ``sklearn.impute.SimpleImputer()`` behind.
@@ -154,7 +157,6 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         "preprocess": [callable, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "n_jobs": [Integral, None],
-        "n_threads": [Interval(Integral, 1, None, closed="left"), None],
         "device": [str, torch.device],
         "cache": [str, os.PathLike, None],
         "cache_size": [Interval(Integral, 1, None, closed="left")],
@@ -172,7 +174,6 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         preprocess: Callable | None = None,
         batch_size: int = 64,
         n_jobs: int | None = -1,
-        n_threads: int | None = None,
         device: str | torch.device = "auto",
         cache: str | os.PathLike | None = None,
         cache_size: int = 4_000_000_000,
@@ -186,7 +187,6 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.preprocess = preprocess
         self.batch_size = batch_size
         self.n_jobs = n_jobs
-        self.n_threads = n_threads
         self.device = device
         self.cache = cache
         self.cache_size = cache_size
@@ -353,16 +353,35 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if not rows:
             return
         network = source.build()
-        read = self._read(source.prepare, images, rows, "features")
-        while batch := dict(islice(read, self.batch_size)):
-            good = {i: x for i, x in batch.items() if not isinstance(x, _Failure)}
-            bad |= {i: batch[i].reason for i in batch if i not in good}
-            if self.on_error == "raise":
-                self._report(bad, len(images))
-            if good:
-                with torch_threads(self.n_threads):
-                    values = features(network, _stack(good).to(source.device))
-                yield dict(zip(good, values.cpu().numpy(), strict=True))
+        on_cpu = source.device.type == "cpu"
+        size = min(self.batch_size, _CPU_BATCH) if on_cpu else self.batch_size
+        n_threads = effective_n_jobs(self.n_jobs)
+        # Or the memory of a GPU would hold as many batches as there are threads.
+        turn = nullcontext() if on_cpu else Lock()
+
+        def work(part: slice) -> tuple[dict, dict]:
+            outcomes = {i: _attempt(source.prepare, images, i) for i in rows[part]}
+            failed = {i: x for i, x in outcomes.items() if isinstance(x, _Failure)}
+            good = {i: x for i, x in outcomes.items() if i not in failed}
+            if not good:
+                return {}, failed
+            with turn:
+                values = features(network, _stack(good).to(source.device)).cpu()
+            return dict(zip(good, values.numpy(), strict=True)), failed
+
+        with self._bar("features", len(rows)) as bar, single_threads() as limit:
+            parts = gen_batches(len(rows), size)
+            batch = {}
+            for done, failed in read_ahead(work, parts, n_threads, n_threads, limit):
+                bad |= {i: failure.reason for i, failure in failed.items()}
+                if self.on_error == "raise":
+                    self._report(bad, len(images))
+                batch |= done
+                bar.update(len(done) + len(failed))
+                if len(batch) >= self.batch_size:
+                    yield batch
+                    batch = {}
+            yield batch
 
     def _read(
         self, function: Callable, images: Sequence, rows: Sequence[int], title: str
@@ -371,21 +390,24 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         outcomes = read_ahead(
             lambda i: _attempt(function, images, i),
             rows,
-            n_threads=effective_n_jobs(self.n_jobs),
-            n_ahead=_BATCHES_AHEAD * self.batch_size,
+            effective_n_jobs(self.n_jobs),
+            _N_AHEAD,
         )
-        with tqdm(
-            total=len(rows),
-            desc=title,
-            unit=" images",
-            delay=1,  # what takes no time needs no bar
-            leave=title == "features",
-            disable=not self.verbose,
-            dynamic_ncols=True,
-        ) as bar:
+        with self._bar(title, len(rows), leave=False) as bar:
             for outcome in zip(rows, outcomes, strict=True):
                 yield outcome
                 bar.update()
+
+    def _bar(self, title: str, n_images: int, *, leave: bool = True) -> tqdm:
+        return tqdm(
+            total=n_images,
+            desc=title,
+            unit=" images",
+            delay=1,  # what takes no time needs no bar
+            leave=leave,
+            disable=not self.verbose,
+            dynamic_ncols=True,
+        )
 
     def _report(self, bad: dict[int, str], n_images: int) -> None:
         """Raise, or warn, because of images that cannot be read."""

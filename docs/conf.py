@@ -39,7 +39,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"^(?!.*(/plot_|GALLERY_HEADER))",
+    "ignore_pattern": r"^(?!.*plot_\w+\.py$)",
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "abort_on_example_error": True,
@@ -52,11 +52,13 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"{project} {release}"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_theme_options = {
+    "header_links_before_dropdown": 6,
     "show_toc_level": 2,
-    "navigation_with_keys": False,
-    "show_prev_next": True,
     "footer_start": ["copyright"],
     "footer_end": ["sphinx-version"],
 }
-html_sidebars = {"index": []}
+# Without pages below them, there is nothing to show on the left.
+html_sidebars = {page: [] for page in ("index", "start", "api", "experiments")}

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from sklearn.base import clone
 from sklearn.datasets import load_sample_images
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
@@ -100,6 +101,7 @@ def compare_search(features, paths, folder):
     """Time a search over the pipeline against a search over extracted features."""
     cv = KFold(3, shuffle=True, random_state=0)
     clusterer = CollisionClusterer(10, random_state=0)
+    clone(clusterer).fit(np.random.default_rng(0).normal(size=(100, 5)))  # loads Numba
     cached = ImageFeatures(**{**features.get_params(), "cache": folder / "cache"})
     search = GridSearchCV(make_pipeline(cached, clusterer), LAMS, cv=cv)
     time_ours, search = seconds(lambda: search.fit(paths))
@@ -137,7 +139,7 @@ def main():
             f"batches of {args.batch_size}, {torch.get_num_threads()} threads"
         )
         print(f"{'images / s':14}{'skcce':>10}{'by hand':>10}{'ratio':>8}")
-        few = paths[: max(args.images // 4, 1)]
+        few = paths[: max(args.images // 4, 40)]
         arrays = [np.asarray(Image.open(path)) for path in few]
         in_memory = [lambda a=array: Image.fromarray(a) for array in arrays]
         compare("arrays", features, arrays, in_memory, model, transform, args.repeats)

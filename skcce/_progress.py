@@ -1,6 +1,6 @@
-"""What a training shows while it runs."""
+"""What is shown of work while it runs."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,18 +10,14 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def progress_bar(verbose: int, n_samples: int, max_iter: int, n_done: int) -> "tqdm":
-    """Return a bar over all samples of all epochs; none is shown if not `verbose`."""
-    from tqdm.auto import tqdm
-
-    return tqdm(
-        total=n_samples * max_iter,
-        initial=n_samples * n_done,
-        unit=" samples",
-        unit_scale=True,
-        disable=not verbose,
-        dynamic_ncols=True,
-    )
+def progress_bar(verbose: int, **options: Any) -> "tqdm":
+    """Return a bar, which is not shown if not `verbose`."""
+    if verbose:
+        from tqdm.auto import tqdm
+    else:
+        # In a notebook, the other one warns of what a hidden bar does not need.
+        from tqdm import tqdm
+    return tqdm(disable=not verbose, dynamic_ncols=True, **options)
 
 
 def show_epoch(

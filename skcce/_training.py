@@ -126,7 +126,13 @@ def train(
     the training.
     """
     n_samples = len(training.proba)
-    with progress_bar(verbose, n_samples, max_iter, training.n_iter) as bar:
+    with progress_bar(
+        verbose,
+        total=n_samples * max_iter,
+        initial=n_samples * training.n_iter,
+        unit=" samples",
+        unit_scale=True,
+    ) as bar:
         try:
             while training.n_iter < max_iter and training.n_calm < _PATIENCE:
                 begin_epoch()

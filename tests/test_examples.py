@@ -1,8 +1,12 @@
 import io
 import json
+import re
+import runpy
 import sys
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -62,6 +66,44 @@ def test_demo_draws_its_picture(tmp_path, monkeypatch, capsys):
     run(demo, monkeypatch, "--output", tmp_path / "demo.png")
     assert capsys.readouterr().out.count("CollisionClusterer") == 3
     assert (tmp_path / "demo.png").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize(
+    "path", sorted(EXAMPLES.glob("plot_*.py")), ids=lambda p: p.stem
+)
+def test_page_of_the_gallery_is_short_and_draws(path, monkeypatch, capsys):
+    matplotlib.use("Agg")
+    plt.close("all")
+    assert len(path.read_text().splitlines()) <= 80
+    runpy.run_path(str(path))
+    assert any(plt.figure(number).axes for number in plt.get_fignums())
+    plt.close("all")
+
+
+@pytest.mark.usefixtures("examples")
+def test_features_speed_prints_ratios(monkeypatch, capsys):
+    import features_speed
+
+    small = ["--model", "mobilenet_v3_small", "--images", 40, "--size", 64, 48]
+    run(features_speed, monkeypatch, *small, "--repeats", 1)
+    printed = capsys.readouterr().out
+    differences = re.findall(r"relative difference (\S+)", printed)
+    assert len(differences) == 2
+    assert all(float(difference) < 1e-5 for difference in differences)
+    assert "ratio" in printed.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("examples")
+def test_choosing_without_labels_prints_how_often(monkeypatch, capsys):
+    import choose_without_labels
+
+    monkeypatch.setattr(choose_without_labels, "LAMS", [0.1, 1.0])
+    monkeypatch.setattr(choose_without_labels, "RATIOS", [0.5, 1.0])
+    small = ["--subsets", 1, "--rows", 200, "--jobs", 1]
+    run(choose_without_labels, monkeypatch, *small)
+    printed = capsys.readouterr().out
+    for criterion in choose_without_labels.CRITERIA:
+        assert printed.count(f"\n{criterion} ") == 3
 
 
 @pytest.mark.usefixtures("examples")

@@ -25,9 +25,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 from torchvision.transforms.functional import pil_to_tensor
-from tqdm.auto import tqdm
 
 from skcce._images import check_file, image_sequence, path_of, read_image
+from skcce._progress import progress_bar
 from skcce.deep._torch_state import resolve_device, single_threads
 from skcce.features._cache import FeatureCache
 from skcce.features._networks import (
@@ -42,6 +42,7 @@ from skcce.features._reading import read_ahead
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from tqdm import tqdm
 
 __all__ = ["ImageFeatures"]
 
@@ -50,8 +51,9 @@ _CACHE_VERSION = 1
 # On the CPU, small batches that each go through the network in one thread, several of
 # them at a time, took half of the time of large ones that all threads share.
 _CPU_BATCH = 8
-# How many keys, and results of checks, may wait.
-_N_AHEAD = 1000
+# To look at a file from outside takes less time than to hand it to a thread: so many
+# at a time, and so many blocks ahead.
+_BLOCK, _BLOCKS_AHEAD = 16, 64
 
 
 class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -387,26 +389,26 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self, function: Callable, images: Sequence, rows: Sequence[int], title: str
     ) -> Iterator[tuple[int, Any]]:
         """Yield rows, and what `function` makes of their images, from threads."""
+        blocks = [rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)]
         outcomes = read_ahead(
-            lambda i: _attempt(function, images, i),
-            rows,
+            lambda block: [_attempt(function, images, i) for i in block],
+            blocks,
             effective_n_jobs(self.n_jobs),
-            _N_AHEAD,
+            _BLOCKS_AHEAD,
         )
         with self._bar(title, len(rows), leave=False) as bar:
-            for outcome in zip(rows, outcomes, strict=True):
-                yield outcome
-                bar.update()
+            for block, results in zip(blocks, outcomes, strict=True):
+                yield from zip(block, results, strict=True)
+                bar.update(len(block))
 
-    def _bar(self, title: str, n_images: int, *, leave: bool = True) -> tqdm:
-        return tqdm(
+    def _bar(self, title: str, n_images: int, *, leave: bool = True) -> "tqdm":
+        return progress_bar(
+            self.verbose,
             total=n_images,
             desc=title,
             unit=" images",
             delay=1,  # what takes no time needs no bar
             leave=leave,
-            disable=not self.verbose,
-            dynamic_ncols=True,
         )
 
     def _report(self, bad: dict[int, str], n_images: int) -> None:

@@ -132,7 +132,9 @@ class TrainingDisplay:
             panel.set_xlim(0.5, n_epochs + 0.5)
             panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             panel.spines[["top", "right"]].set_visible(False)
-            panel.label_outer()
+        for panel in self.axes_[:-1]:
+            # Not label_outer, which looks at the user's other columns, too.
+            panel.tick_params(labelbottom=False)
         self.figure_ = top.figure
         self.figure_.align_ylabels(list(self.axes_))
         return self

@@ -27,6 +27,7 @@ exclude_patterns = [
 # The docstrings state the types, and the pages name the members.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 
 nb_execution_mode = "force"

@@ -140,7 +140,8 @@ class CollisionClusterer(
         if that is less, then the one of the least loss is trained on. "auto" is 6 for a
         linear model, 4 for a network; an array `init` is one start.
     max_iter : int, default=20
-        Maximum number of epochs.
+        Maximum number of epochs. The step size falls to zero over so many: a larger
+        number is a slower training, which stops later, and not the same one continued.
     batch_size : int or "auto", default="auto"
         Samples per step. "auto" makes about 40 steps an epoch, of 32 to 1000 samples,
         or of `n_clusters` if that is more; with a network it is 250.

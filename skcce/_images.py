@@ -68,7 +68,10 @@ def image_sequence(X: Any) -> Sequence:
             f"Images of shape {tuple(shape)} look like a single one. Pass X[None]."
         )
     if len(X) == 0:
-        raise ValueError("Found 0 samples in X, while a minimum of 1 is required.")
+        raise ValueError(
+            "Found 0 samples in X, while a minimum of 1 is required. If they are paths: "
+            "does the pattern fit the names of the files?"
+        )
     return X
 
 

@@ -53,8 +53,8 @@ def label_stability(
         A fitted clusterer with ``predict``, or a pipeline that ends in one.
     X : array-like
         Data, such as the part that a search has held out.
-    y : Ignored
-        Present, so that this is a scorer.
+    y : object, default=None
+        Ignored; it is there so that this is a scorer.
     n_subsamples : int, default=5
         Number :math:`B` of subsamples, and so of fits.
     subsample : float, default=0.8
@@ -138,8 +138,8 @@ def probe_accuracy(
     X : array-like
         Data, such as the part that a search has held out. In a pipeline the classifier
         gets what the clusterer gets.
-    y : Ignored
-        Present, so that this is a scorer.
+    y : object, default=None
+        Ignored; it is there so that this is a scorer.
     probe : classifier or None, default=None
         None is a logistic regression on standardized features.
     cv : int, default=5
@@ -179,6 +179,7 @@ def probe_accuracy(
     labels = estimator.predict(X)
     if _is_single(labels):
         return 0.0
+    estimator = getattr(estimator, "best_estimator_", estimator)  # of a search
     if isinstance(estimator, Pipeline) and len(estimator) > 1:
         X = estimator[:-1].transform(X)
     if probe is None:

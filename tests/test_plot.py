@@ -321,6 +321,29 @@ def test_own_names():
     assert "a name that is\nso long that…" in texts(display)
     with pytest.raises(TypeError, match="names='ab'"):
         MontageDisplay.from_predictions(tiny_images(4), labels, names="ab")
+    for names in (["a", "b", "c"], {77: "x"}):
+        with pytest.raises(ValueError, match=r"names=.* clusters that there are not"):
+            MontageDisplay.from_predictions(tiny_images(4), labels, names=names)
+
+
+def test_montage_gives_no_name_of_a_minority():
+    labels = np.repeat([0, 1, 2], [4, 4, 5])
+    y = list("aaaa" + "aaab" + "ccccb")
+    display = MontageDisplay.from_predictions(tiny_images(13), labels, y=y)
+    named = dict(zip(display.clusters, display.names, strict=True))
+    assert named == {0: "a", 1: None, 2: "c"}
+    wrong = dict(zip(display.clusters, display.wrong.sum(axis=1), strict=True))
+    assert wrong == {0: 0, 1: 0, 2: 1}
+
+
+def test_montage_of_a_file_that_cannot_be_read_is_grey(tmp_path):
+    path = tmp_path / "no.jpg"
+    path.write_text("no image")
+    images = [path, tiny_images(1)[0], tmp_path / "none.png"]
+    display = MontageDisplay.from_predictions(images, [0, 0, 0])
+    for i in (0, 2):
+        np.testing.assert_array_equal(display.tiles[i], np.full((1, 1, 3), 200))
+    assert display.tiles[1].shape == (6, 6, 3)
 
 
 class Counting:
@@ -448,7 +471,7 @@ def test_dollars_are_not_mathematics():
         ({"clusters": []}, ValueError, r"clusters=\[\]"),
         ({"images": "a.png"}, TypeError, "single path"),
         ({"images": [np.full((3, 3), np.inf)] * 4}, ValueError, r"images\[0\]: "),
-        ({"images": ["missing.png"] * 4}, FileNotFoundError, r"images\[0\]: "),
+        ({"images": ["missing.png"] * 4}, FileNotFoundError, r"images\[3\]: "),
     ],
 )
 def test_montage_errors(change, error, match):

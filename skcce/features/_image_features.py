@@ -296,6 +296,8 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def _source(self) -> "_Source":
         """Resolve the parameters; nothing is loaded yet."""
+        if self.n_jobs == 0:
+            raise ValueError("n_jobs=0 must be positive, or -1 for all cores.")
         device = resolve_device(self.device)
         if isinstance(self.model, nn.Module):
             if self.weights not in ("DEFAULT", None):

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -219,8 +220,9 @@ def _with_file(spec: NetworkSpec) -> nn.Module:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
+        text = textwrap.shorten(str(error), 300)
         raise ValueError(
-            f"weights={spec.file[0]!r} do not fit model={spec.name!r}: {error}"
+            f"weights={spec.file[0]!r} do not fit model={spec.name!r}: {text}"
         ) from error
     return network
 
@@ -230,7 +232,9 @@ def _read_state(path: str) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file leads to
         raise ValueError(
-            f"weights={path!r} cannot be read as a state dict: {error!r}"
+            f"weights={path!r} cannot be read as a state dict, as "
+            "torch.save(model.state_dict(), path) writes it: "
+            f"{textwrap.shorten(repr(error), 300)}"
         ) from error
     for key in ("state_dict", "model"):  # as training scripts nest it
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

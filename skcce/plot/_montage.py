@@ -53,7 +53,8 @@ class MontageDisplay:
     the range of the confidence below. Before the images are the cluster's name, its
     number, and its share of the samples. With classes, a cluster has the name of the
     class that it is matched to (:func:`skcce.metrics.match_labels`), and images of
-    other classes have a red frame.
+    other classes have a red frame. Where another class is more frequent in the cluster
+    than the matched one, there is neither. A file that cannot be read is a grey tile.
 
     Use ``from_estimator`` or ``from_predictions``, which choose and read the images.
 
@@ -423,7 +424,7 @@ class MontageDisplay:
         matched, right = {}, None
         if y is not None:
             y = check_labels(y, labels, "y")
-            matched = match_labels(y, labels)
+            matched = _majorities(match_labels(y, labels), y, labels)
             right = agrees(y, labels, matched)
         if clusters is None:
             clusters = _order(numbers, labels, matched)
@@ -435,7 +436,7 @@ class MontageDisplay:
                     f"clusters={clusters!r} must be some of the clusters, which are "
                     f"{textwrap.shorten(str(numbers), 60)}."
                 )
-        named = {**matched, **_as_dict(names)}
+        named = {**matched, **_as_dict(names, numbers)}
         indices = np.array(
             [
                 choose(np.flatnonzero(labels == cluster), confidence, n_images)
@@ -515,11 +516,17 @@ def _read_tiles(images: Sequence, indices: NDArray) -> dict[int, NDArray]:
     """Read the images that are shown, no larger than they are shown, as uint8."""
     from PIL import Image
 
-    tiles = {}
-    for i in np.unique(indices[indices >= 0]).tolist():
+    tiles, unreadable = {}, 0
+    shown = np.unique(indices[indices >= 0]).tolist()
+    for i in shown:
         try:
             image = read_image(images[i])
-        except (OSError, TypeError, ValueError) as error:
+        except OSError as error:  # as in a pipeline that skips such files
+            unreadable += 1
+            if unreadable == len(shown):
+                raise type(error)(f"images[{i}]: {error}") from error
+            image = np.full((1, 1, 3), 200, dtype=np.uint8)
+        except (TypeError, ValueError) as error:
             raise type(error)(f"images[{i}]: {error}") from error
         if isinstance(image, Image.Image):
             image.thumbnail((_MOST_SIDE, _MOST_SIDE))
@@ -548,12 +555,32 @@ def _order(numbers: list, labels: NDArray, matched: dict) -> list:
     return sorted(numbers, key=lambda number: -sizes[number])
 
 
-def _as_dict(names: Mapping | Sequence | None) -> Mapping:
+def _majorities(matched: dict, y: NDArray, labels: NDArray) -> dict:
+    """Leave out clusters in which another class is more frequent than the matched one.
+
+    One-to-one matching gives such leftovers a class that hardly is in them.
+    """
+    kept = {}
+    for cluster, name in matched.items():
+        classes, counts = np.unique(y[labels == cluster], return_counts=True)
+        if counts[classes == name].sum() == counts.max():
+            kept[cluster] = name
+    return kept
+
+
+def _as_dict(names: Mapping | Sequence | None, numbers: list) -> Mapping:
     if names is None:
         return {}
     if isinstance(names, str):
         raise TypeError(f"names={names!r} must be a dict or a sequence of names.")
-    return names if isinstance(names, Mapping) else dict(enumerate(names))
+    named = names if isinstance(names, Mapping) else dict(enumerate(names))
+    unknown = set(named) - set(numbers)
+    if unknown:
+        raise ValueError(
+            f"names={names!r} names clusters that there are not, {sorted(unknown)}; "
+            f"the clusters are {textwrap.shorten(str(numbers), 60)}."
+        )
+    return named
 
 
 def _width_of(name: str, info: str) -> float:

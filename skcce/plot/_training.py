@@ -158,7 +158,8 @@ class TrainingDisplay:
             The display, drawn.
         """
         import_pyplot()
-        last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+        best = getattr(estimator, "best_estimator_", estimator)  # of a search
+        last = best[-1] if isinstance(best, Pipeline) else best
         check_is_fitted(last)
         if not hasattr(last, "share_curve_"):
             raise TypeError(

@@ -69,7 +69,7 @@ def image_sequence(X: Any) -> Sequence:
         )
     if len(X) == 0:
         raise ValueError(
-            "Found 0 samples in X, while a minimum of 1 is required. If they are paths: "
+            "Found 0 samples in X, while a minimum of 1 is required. If X holds paths, "
             "does the pattern fit the names of the files?"
         )
     return X

@@ -795,7 +795,7 @@ def test_an_interrupt_keeps_what_was_finished(make, images, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
         calls = Calls(patch, at_call=3)
         with pytest.raises(KeyboardInterrupt):
-            make().transform(images)
+            make(n_jobs=1).transform(images)
         assert calls.take() == 6
     forwards = Calls(monkeypatch)
     actual = make().transform(images)

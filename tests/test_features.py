@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from sklearn.base import clone
@@ -1174,12 +1175,15 @@ class Noting(Colors):
         return super().forward(batch)
 
 
-def test_processes_of_a_search_share_the_cache(red_and_blue, tmp_path):
+def test_threads_of_a_search_share_the_cache(red_and_blue, tmp_path):
+    # Processes that write at the same time are in test_feature_cache.
     paths, y = red_and_blue
     network = Noting(tmp_path / "calls")
-    search = search_of(network, n_jobs=2, cache=tmp_path / "cache").fit(paths, y)
+    search = search_of(network, n_jobs=2, cache=tmp_path / "cache")
+    with parallel_config(backend="threading"):
+        search.fit(paths, y)
     assert search.best_score_ == 1
-    # Both may begin with the same images, but each process computes none twice.
+    # Both may begin with the same images.
     n_calls = len((tmp_path / "calls").read_text())
     assert len(paths) <= n_calls <= 3 * len(paths)
     search_of(network, cache=tmp_path / "cache").fit(paths, y)

@@ -77,8 +77,7 @@ def image_sequence(X: Any) -> Sequence:
 
 def path_of(item: Any) -> str | None:
     """Return the path that an item of a sequence is, or begins with, if it is one."""
-    if isinstance(item, (tuple, list)) and len(item) > 0:
-        item = item[0]
+    item = _image_of(item)
     return os.fspath(item) if isinstance(item, (str, os.PathLike)) else None
 
 
@@ -117,13 +116,12 @@ def read_image(item: Any) -> "Image | NDArray":
     TypeError, ValueError
         If `item` is no image.
     """
-    if isinstance(item, (tuple, list)) and len(item) > 0:
-        item = item[0]
-    if isinstance(item, (str, os.PathLike)):
+    if (path := path_of(item)) is not None:
         from PIL import Image
 
-        with Image.open(item) as image:
+        with Image.open(path) as image:
             return _as_rgb(image)
+    item = _image_of(item)
     if hasattr(item, "convert"):
         return _as_rgb(item)
     if hasattr(item, "detach"):  # a tensor
@@ -164,6 +162,11 @@ def channel_axis(
         f"Images of shape {sides} do not have the {text} that the network takes, "
         f"neither first nor last.{hint}"
     )
+
+
+def _image_of(item: Any) -> Any:
+    """Return the image of a pair of image and class; an image as it is."""
+    return item[0] if isinstance(item, (tuple, list)) and len(item) > 0 else item
 
 
 def _is_numeric(array: Any) -> bool:

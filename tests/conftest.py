@@ -1,4 +1,5 @@
 import os
+import tempfile
 
 # Small matrices: threads cost more than they give. Before numpy is imported.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -8,6 +9,7 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits, make_blobs
 
 # Which solver of the pseudo-labels takes which divergence.
@@ -18,6 +20,34 @@ SOLVERS = [
     ("pgd", "reverse"),
     ("pgd", "forward"),
 ]
+
+
+# The same images in other arrays, or in PIL's.
+
+
+def read_only(X):
+    X = X.copy()
+    X.flags.writeable = False
+    return X
+
+
+def every_second(X):
+    return np.repeat(X, 2, axis=2)[:, :, ::2]
+
+
+def backwards(X):
+    return X[::-1, :, ::-1].copy()[::-1, :, ::-1]
+
+
+def memmap(X):
+    with tempfile.TemporaryFile() as file:
+        file.write(X.tobytes())
+        file.flush()
+        return np.memmap(file, dtype=X.dtype, mode="r", shape=X.shape)
+
+
+def pil_images(X):
+    return [Image.fromarray(image.squeeze()) for image in X]
 
 
 @pytest.fixture

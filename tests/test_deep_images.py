@@ -1,8 +1,7 @@
-import tempfile
-
 import numpy as np
 import pytest
 import torch
+from conftest import backwards, every_second, memmap, pil_images, read_only
 from numpy.testing import assert_array_equal
 from PIL import Image
 from torch import nn
@@ -79,31 +78,6 @@ def channels_first(X):
 
 def tensor(X, dtype=None):
     return torch.from_numpy(channels_first(X).copy()).to(dtype)
-
-
-def read_only(X):
-    X = X.copy()
-    X.flags.writeable = False
-    return X
-
-
-def every_second(X):
-    return np.repeat(X, 2, axis=2)[:, :, ::2]
-
-
-def backwards(X):
-    return X[::-1, :, ::-1].copy()[::-1, :, ::-1]
-
-
-def memmap(X):
-    with tempfile.TemporaryFile() as file:
-        file.write(X.tobytes())
-        file.flush()
-        return np.memmap(file, dtype=X.dtype, mode="r", shape=X.shape)
-
-
-def pil_images(X):
-    return [Image.fromarray(image.squeeze()) for image in X]
 
 
 def with_labels(samples, kind=tuple):

@@ -1,12 +1,12 @@
 import io
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import backwards, every_second, memmap, pil_images, read_only
 from numpy.testing import assert_array_equal
 from PIL import Image, ImageFile
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
@@ -32,31 +32,6 @@ def color_images(channels, n=N):
 
 def channels_first(X):
     return np.moveaxis(X, -1, 1)
-
-
-def read_only(X):
-    X = X.copy()
-    X.flags.writeable = False
-    return X
-
-
-def every_second(X):
-    return np.repeat(X, 2, axis=2)[:, :, ::2]
-
-
-def backwards(X):
-    return X[::-1, :, ::-1].copy()[::-1, :, ::-1]
-
-
-def memmap(X):
-    with tempfile.TemporaryFile() as file:
-        file.write(X.tobytes())
-        file.flush()
-        return np.memmap(file, dtype=X.dtype, mode="r", shape=X.shape)
-
-
-def pil_images(X):
-    return [Image.fromarray(image.squeeze()) for image in X]
 
 
 def series_of(images):

@@ -109,9 +109,8 @@ class FeatureCache:
                 vector = _unpack(key, record)
                 if vector is not None:
                     found[key] = vector
-                if (
-                    not isinstance(used, int) or now - used > _DAY
-                ):  # written rarely, or each look would be a write
+                # Rarely, or each look would be a write.
+                if not isinstance(used, int) or now - used > _DAY:
                     stale.append((now, key))
         if stale:
             with self._connection:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -256,10 +257,15 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         images = image_sequence(X)
         bad = {}
         with FeatureCache(self.cache, self.cache_size) as cache:
-            keys = self._keys(images, source, bad)
+            rows = range(len(images))
+            seen = dict(
+                self._read(partial(_look, source), images, rows, "reading", bad)
+            )
+            keys = {i: known_by.key for i, known_by in seen.items()}
             known = _of_one_length(cache.read(keys.values()))
             todo = [i for i, key in keys.items() if key not in known]
-            self._check_files(images, todo, bad)
+            unread = [i for i in todo if not seen[i].is_read]
+            deque(self._read(_check, images, unread, "checking", bad), maxlen=0)
             if self.on_error == "raise":
                 self._report(bad, len(images))
             vectors = {i: known[key] for i, key in keys.items() if key in known}
@@ -324,25 +330,6 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             key_by_output=is_custom and self.cache is not None,
         )
 
-    def _keys(
-        self, images: Sequence, source: "_Source", bad: dict[int, str]
-    ) -> dict[int, bytes]:
-        """Return what each image is known by; note in `bad` those without any."""
-        read = self._read(partial(_key, source), images, range(len(images)), "reading")
-        keys = {}
-        for i, key in read:
-            if isinstance(key, _Failure):
-                bad[i] = key.reason
-            else:
-                keys[i] = key
-        return keys
-
-    def _check_files(self, images: Sequence, rows: list[int], bad: dict[int, str]):
-        """Note in `bad` the files that hold no image."""
-        for i, outcome in self._read(_check, images, rows, "checking"):
-            if isinstance(outcome, _Failure):
-                bad[i] = outcome.reason
-
     def _compute(
         self,
         images: Sequence,
@@ -388,9 +375,17 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             yield batch
 
     def _read(
-        self, function: Callable, images: Sequence, rows: Sequence[int], title: str
+        self,
+        function: Callable,
+        images: Sequence,
+        rows: Sequence[int],
+        title: str,
+        bad: dict[int, str],
     ) -> Iterator[tuple[int, Any]]:
-        """Yield rows, and what `function` makes of their images, from threads."""
+        """Yield rows, and what `function` makes of their images, from threads.
+
+        Note in `bad` those of which it can make nothing.
+        """
         blocks = [rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)]
         outcomes = read_ahead(
             lambda block: [_attempt(function, images, i) for i in block],
@@ -400,7 +395,11 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         )
         with self._bar(title, len(rows), leave=False) as bar:
             for block, results in zip(blocks, outcomes, strict=True):
-                yield from zip(block, results, strict=True)
+                for i, result in zip(block, results, strict=True):
+                    if isinstance(result, _Failure):
+                        bad[i] = result.reason
+                    else:
+                        yield i, result
                 bar.update(len(block))
 
     def _bar(self, title: str, n_images: int, *, leave: bool = True) -> "tqdm":
@@ -470,9 +469,16 @@ def _attempt(function: Callable, images: Sequence, row: int) -> Any:
         return _Failure(f"{name}: {reason}" if name else reason)
 
 
-def _key(source: _Source, item: Any) -> bytes:
-    """Return what an image is known by: its file, seen from outside, or its pixels."""
-    path = path_of(item)
+class _Look(NamedTuple):
+    """What an image is known by, and whether all of it was read for that."""
+
+    key: bytes
+    is_read: bool
+
+
+def _look(source: _Source, item: Any) -> _Look:
+    """Know an image by its file, seen from outside, or by its pixels."""
+    path = None if source.key_by_output else path_of(item)
     if source.key_by_output:
         content = source.prepare(item).contiguous().numpy()
     elif path is not None:
@@ -484,12 +490,11 @@ def _key(source: _Source, item: Any) -> bytes:
     digest = hashlib.blake2b(source.key, digest_size=16)
     digest.update(f"{content.dtype} {content.shape}".encode())
     digest.update(content)
-    return digest.digest()
+    return _Look(digest.digest(), is_read=path is None)
 
 
 def _check(item: Any) -> None:
-    if (path := path_of(item)) is not None:
-        check_file(path)
+    check_file(path_of(item))
 
 
 def _read_in_range(item: Any) -> "Image | NDArray":

@@ -8,7 +8,6 @@ import copy
 import hashlib
 import os
 import pickle
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,11 +158,19 @@ def _is_intact(path: Path) -> bool:
 
 def _describe_run(estimator: BaseEstimator, data: Any) -> dict[str, Any]:
     """Return what has to be the same for all parts of a training."""
-    run = {
-        name: _plain(value)
-        for name, value in estimator.get_params(deep=True).items()
-        if name not in _NOT_OF_THE_RUN
-    }
+    run = {}
+    for name, value in estimator.get_params(deep=True).items():
+        if name in _NOT_OF_THE_RUN:
+            continue
+        try:
+            run[name] = _plain(value)
+        except TypeError as error:
+            raise TypeError(
+                f"{name}={value!r} cannot be told from other ones ({error}), which "
+                "a checkpoint asks for."
+            ) from error
+    if hasattr(estimator.model, "fingerprint"):
+        run["model"] = estimator.model.fingerprint()
     return run | {"data": _fingerprint(data)}
 
 
@@ -217,15 +224,19 @@ def _short(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a parameter as a plain value or a name, which can be compared later."""
+    """Return a parameter as a plain value or a text, which can be compared later."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
-    name = getattr(value, "__qualname__", None)
-    return name or re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+    if isinstance(value, np.random.RandomState):
+        return "RandomState"  # where it stands is in the file
+    from skcce.deep._description import describe
+
+    name = getattr(value, "__name__", type(value).__name__)
+    return f"{name} {describe(value)[:16]}"
 
 
 def _to_tensors(value: Any) -> Any:

@@ -31,7 +31,9 @@ class SoftmaxModel(Protocol):
     A model with ``get_state()``, which returns a dict of all that training changes, and
     ``set_state(state)``, which returns the model, can be checkpointed and saved, and
     goes back to its last good epoch when the loss becomes NaN. The dict holds plain
-    numbers, strings, lists, dicts, arrays and tensors.
+    numbers, strings, lists, dicts, arrays and tensors. If its parameters do not tell it
+    from others, as a network's do not, it has ``fingerprint()``, a text that does: a
+    checkpoint of another one is refused.
 
     Attributes
     ----------

@@ -31,6 +31,19 @@ N_STEPS = 4  # in an epoch
 EPOCHS = 5
 
 
+class Event:
+    """What happens at a training step of this process is no part of the network."""
+
+    def __init__(self, at_step=-1, happen=None):
+        self.at_step, self.happen = at_step, happen
+
+    def __reduce__(self):
+        return Event, ()
+
+    def __deepcopy__(self, memo):
+        return self
+
+
 class Network(nn.Sequential):
     """Something happens at a given training step of this process, maybe."""
 
@@ -43,15 +56,15 @@ class Network(nn.Sequential):
             nn.ReLU(),
             nn.Dropout(0.3),
         )
-        self.at_step, self.happen = at_step, happen
+        self.event = Event(at_step, happen)
         self.n_steps = 0
 
     def forward(self, batch):
         features = super().forward(batch)
         if self.training:
             self.n_steps += 1
-            if self.n_steps == self.at_step:
-                return self.happen(features)
+            if self.n_steps == self.event.at_step:
+                return self.event.happen(features)
         return features
 
 
@@ -173,10 +186,10 @@ def test_goes_on_with_all_kinds_of_settings(images, path, parameters):
 def test_goes_on_with_a_generator_as_random_state(images, path):
     """A new one of the same seed; where it stood is in the file."""
     for network in (Network(), Network(N_STEPS + 3, interrupt)):
-        network_path = None if network.happen is None else path
+        network_path = None if network.event.happen is None else path
         seed = np.random.RandomState(3)
         clusterer = make(network, checkpoint=network_path, random_state=seed)
-        if network.happen is None:
+        if network.event.happen is None:
             expected = clusterer.fit(images)
         else:
             with pytest.warns(UserWarning, match="interrupted after 1 epochs"):
@@ -348,7 +361,7 @@ def test_path_may_be_in_the_home_folder(images, whole, tmp_path, monkeypatch):
         ({"model__augment": None}, "model__augment: 'digits' there, None here"),
         ({"model__normalize": ([0.5], [0.5])}, "model__normalize: None there"),
         ({"lam": 3.0, "random_state": 1}, "lam: .*; random_state: "),
-        ({"network": 8}, r"architecture.*\(16, 64\) there, \(8, 64\) here"),
+        ({"network": 8}, "model: 'Network .*' there, 'Network .*' here"),
         ({"images": "other"}, "data: "),
         ({"images": "fewer"}, r"data: '\(200, 1, 8, 8\).*there, '\(199, 1, 8, 8\)"),
         ({"images": "floats"}, "data: "),
@@ -376,6 +389,51 @@ def test_other_runs_are_told_apart(images, path, parameters, named, finished):
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == ["run.pt"]
     assert not hasattr(clusterer, "model_")
+
+
+def small_network(seed=0, activation=nn.ReLU, p=0.1, frozen=False, mean=0.0):
+    torch.manual_seed(seed)
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), activation(), nn.Dropout(p)
+    )
+    network.mean = torch.tensor(mean)
+    network[1].weight.requires_grad_(not frozen)
+    return network
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 1}, {"activation": nn.Tanh}, {"p": 0.9}, {"frozen": True}, {"mean": 1.0}],
+)
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: lambda: net])
+def test_other_networks_are_told_apart(images, path, changes, wrap):
+    def run(network):
+        return make(wrap(network), checkpoint=path, max_iter=2).fit(images)
+
+    expected = run(small_network())
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"model: 'Sequential .*' there, 'Sequential"):
+        run(small_network(**changes))
+    assert path.read_bytes() == before
+    assert_same_fit(run(small_network()), expected)
+
+
+def test_a_network_that_cannot_be_told_from_others_has_no_checkpoint(images, path):
+    network = small_network()
+    network.mean = torch.zeros(3, device="meta")
+    with pytest.raises(TypeError, match=r"network cannot be told .*\(mean, a torch"):
+        make(network, checkpoint=path).fit(images)
+    assert not path.exists()
+
+
+def test_functions_of_one_name_are_told_apart(images, path):
+    def shifted_by(value):
+        return lambda batch: batch + value
+
+    stopped_after(1, images, path, model__augment=shifted_by(1))
+    with pytest.raises(ValueError, match=r"model__augment: .*lambda"):
+        make(checkpoint=path, model__augment=shifted_by(2)).fit(images)
+    make(checkpoint=path, model__augment=shifted_by(1)).fit(images)
 
 
 def fit_with(path, images):

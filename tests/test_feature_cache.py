@@ -617,6 +617,26 @@ class Scaled(Network):
         return super().forward(batch) * self.scale * self.other_scale
 
 
+class Centered(Network):
+    """Holds what it subtracts in no buffer."""
+
+    def __init__(self, **held):
+        super().__init__()
+        vars(self).update(held)
+
+    def forward(self, batch):
+        mean = self.mean
+        if callable(mean):
+            mean = mean()
+        while isinstance(mean, (list, dict)):
+            mean = mean[0]
+        return super().forward(batch) - mean
+
+
+def one():
+    return 1.0
+
+
 class Sine(Network):
     def forward(self, batch):
         return super().forward(batch).sin()
@@ -639,16 +659,49 @@ def moved(model):
         (Network().double().float().eval(), Network(3)),
         (Scaled(), Scaled(buffer=2.0)),
         (Scaled(), Scaled(attribute=2.0)),
+        (Centered(mean=torch.ones(1)), Centered(mean=torch.zeros(1))),
+        (Centered(mean=[torch.ones(1)]), Centered(mean=[torch.zeros(1)])),
+        (Centered(mean={0: np.float32(1)}), Centered(mean={0: np.float32(2)})),
+        (Centered(mean=lambda: 1.0), Centered(mean=lambda: 2.0)),
+        (Centered(mean=one), Centered(mean=float)),
     ],
     ids=[
         *("weights", "buffers", "width", "class", "settings", "layers", "modes"),
-        *("non-persistent-buffer", "attribute"),
+        *("non-persistent-buffer", "attribute", "tensor", "list", "dict", "lambda"),
+        "function",
     ],
 )
 def test_own_modules_that_differ_have_entries_of_their_own(make, images, one, other):
     for model in (one, other, one):
         expected = uncached(model, images)
         assert_close(make(model).transform(images), expected)
+
+
+class Opaque:
+    """Can be copied, but tells nothing of itself."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __deepcopy__(self, memo):
+        return Opaque(self.value)
+
+    def __reduce__(self):
+        raise TypeError("cannot pickle it")
+
+    def __call__(self):
+        return self.value
+
+
+def test_a_module_that_cannot_be_told_from_others_is_not_cached(make, images, tmp_path):
+    for value in (1.0, 2.0):
+        model = Centered(mean=Opaque(value))
+        expected = uncached(model, images)
+        with pytest.warns(UserWarning, match="not used: model .*mean, a .*Opaque"):
+            rows = make(model).transform(images)
+        assert_close(rows, expected)
+    assert make(model).fit(images).get_feature_names_out().shape == rows.shape[1:]
+    assert list(tmp_path.rglob("*.sqlite3")) == []
 
 
 def test_training_mode_and_device_do_not_matter(make, images, forwards):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from skcce._linear import LinearSoftmax
 from skcce._model import Objective
 from skcce.deep._augment import as_augmentation
+from skcce.deep._description import describe
 from skcce.deep._images import Images, is_table, open_images
 from skcce.deep._networks import is_fresh
 from skcce.deep._torch_state import random_numbers, resolve_device, torch_threads
@@ -428,6 +429,31 @@ class DeepSoftmax(BaseEstimator):
         if "optimizer" in state:
             self._optimizer.load_state_dict(state["optimizer"])
         return self
+
+    def fingerprint(self) -> str:
+        """Return a text that tells `network` from others.
+
+        Returns
+        -------
+        str
+            Changes with the network's layers, settings, first weights, and what of it
+            is frozen.
+
+        Raises
+        ------
+        TypeError
+            If it holds something that cannot be told from others, such as a generator.
+        """
+        with random_numbers(0, torch.device("cpu")):
+            network = _new_network(self.network)
+        trainable = [weight.requires_grad for weight in network.parameters()]
+        try:
+            digest = describe([describe(network), trainable])
+        except TypeError as error:
+            raise TypeError(
+                f"network cannot be told from other ones ({error})."
+            ) from error
+        return f"{type(network).__name__} {digest[:16]}"
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__().copy()

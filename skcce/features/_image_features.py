@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -29,12 +30,12 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from skcce._images import check_file, image_sequence, path_of, read_image
 from skcce._progress import progress_bar
+from skcce.deep._description import describe
 from skcce.deep._torch_state import resolve_device, single_threads
 from skcce.features._cache import FeatureCache
 from skcce.features._networks import (
     cut_own,
     default_preprocess,
-    describe_own,
     features,
     load,
     specify,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["ImageFeatures"]
 
 # Part of every key: raise it when the same settings begin to give other features.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 # On the CPU, small batches that each go through the network in one thread, several of
 # them at a time, took half of the time of large ones that all threads share.
 _CPU_BATCH = 8
@@ -102,8 +103,10 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Folder to keep features in, such as ``"~/.cache/skcce"``, image by image. An
         image is known again by the path, size and time of change of its file, or by its
         pixels if it is no file; its features by all parameters that they depend on. A
-        module of your own is known by its layers and weights: empty the folder when you
-        change its code. Several processes may share the folder.
+        module of your own is known by its layers, its weights and all other attributes:
+        empty the folder when you change its code. If there is an attribute that cannot
+        be told from others, such as a generator, nothing is kept. Several processes may
+        share the folder.
     cache_size : int, default=4_000_000_000
         Bytes that the cache may have; if it is full, what was not used for the longest
         time goes.
@@ -256,7 +259,14 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         source = self._source()
         images = image_sequence(X)
         bad = {}
-        with FeatureCache(self.cache, self.cache_size) as cache:
+        if source.unknown and self.cache is not None:
+            warnings.warn(
+                f"The cache {os.fspath(self.cache)!r} is not used: model cannot be "
+                f"told from other ones ({source.unknown}).",
+                stacklevel=3,
+            )
+        folder = None if source.unknown else self.cache
+        with FeatureCache(folder, self.cache_size) as cache:
             rows = range(len(images))
             seen = dict(
                 self._read(partial(_look, source), images, rows, "reading", bad)
@@ -305,6 +315,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if self.n_jobs == 0:
             raise ValueError("n_jobs=0 must be positive, or -1 for all cores.")
         device = resolve_device(self.device)
+        unknown = ""
         if isinstance(self.model, nn.Module):
             if self.weights not in ("DEFAULT", None):
                 raise ValueError(
@@ -312,7 +323,10 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                     "load them into your own model."
                 )
             preprocess = self.preprocess or _as_tensor
-            key = f"{describe_own(self.model)} {self.layer!r}"
+            try:
+                key = f"{describe(self.model)} {self.layer!r}"
+            except TypeError as error:
+                key, unknown = secrets.token_hex(), str(error)
             build = partial(cut_own, self.model, self.layer, device)
         else:
             spec = specify(self.model, self.weights, self.layer, self.random_state)
@@ -328,6 +342,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             build=build,
             device=device,
             key_by_output=is_custom and self.cache is not None,
+            unknown=unknown,
         )
 
     def _compute(
@@ -443,6 +458,8 @@ class _Source(NamedTuple):
     key_by_output : bool
         Whether images are known by what `prepare` makes of them, because what it does
         is not part of `key`.
+    unknown : str
+        What keeps the model from being told from others; "" if nothing does.
     """
 
     key: bytes
@@ -451,6 +468,7 @@ class _Source(NamedTuple):
     build: Callable[[], nn.Module]
     device: torch.device
     key_by_output: bool
+    unknown: str
 
 
 class _Failure(NamedTuple):

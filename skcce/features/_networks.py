@@ -3,7 +3,6 @@
 import copy
 import difflib
 import functools
-import hashlib
 import os
 import re
 import textwrap
@@ -23,8 +22,6 @@ from torchvision.models.feature_extraction import (
 
 from skcce.deep._torch_state import random_numbers
 
-# Attributes of a module that are settings, and can be told by their text.
-_SETTINGS = (bool, int, float, complex, str, bytes, tuple, type(None))
 # As torchvision builds them whenever there are weights.
 _WITH_WEIGHTS = {
     "googlenet": {"transform_input": True},
@@ -141,24 +138,6 @@ def cut_own(module: nn.Module, layer: str | None, device: torch.device) -> nn.Mo
     """Return a copy of the user's `module`, in evaluation mode, up to `layer`."""
     module = copy.deepcopy(module).eval()
     return (module if layer is None else _up_to(module, layer)).to(device)
-
-
-def describe_own(module: nn.Module) -> str:
-    """Return a text that changes with the layers, settings and weights of a module."""
-    digest = hashlib.blake2b()
-    for name, part in module.named_modules():
-        settings = {
-            key: value
-            for key, value in vars(part).items()
-            if isinstance(value, _SETTINGS) and key != "training"
-        }
-        kind = f"{type(part).__module__}.{type(part).__qualname__}"
-        digest.update(f"{name} {kind} {part.extra_repr()} {settings}".encode())
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 @torch.inference_mode()

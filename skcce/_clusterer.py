@@ -19,11 +19,12 @@ from sklearn.base import (
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import pairwise_distances_argmin
-from sklearn.utils import Tags, check_array, check_random_state
+from sklearn.utils import Tags, check_array, check_random_state, gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
+from skcce._autologging import inner_fits
 from skcce._callbacks import (
     N_WRAPPERS,
     CallbackSupportMixin,
@@ -35,7 +36,9 @@ from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._neighbors import neighbor_average, principal_rows, smooth
 from skcce._pseudo_labels import MAX_LAM, check_prior
-from skcce._training import Recipe, Training, begin, evaluate, train
+from skcce._scaling import BLOCK, row_scale
+from skcce._threads import single_blas_thread
+from skcce._training import Recipe, Training, advice, begin, evaluate, train
 
 __all__ = ["CollisionClusterer"]
 
@@ -338,26 +341,24 @@ class CollisionClusterer(
             _check_can_save(model, f"checkpoint={str(self.checkpoint)!r}")
             checkpoint = Checkpoint(self.checkpoint, self, data)
         random_state = check_random_state(self.random_state)
-        average, rows = self._find_neighbors(
-            data, settings["n_neighbors"], random_state
-        )
-        recipe = Recipe(
-            first_lam=settings["lam"][0],
-            lam=settings["lam"][1],
-            prior=settings["prior"],
-            forward=self.divergence == "forward",
-            average=average,
-            solver=settings["solver"],
-            em_iter=model.defaults["em_iter"],
-        )
-        callbacks = EpochCallbacks(self, X, y, self.max_iter)
-        # One thread, if the model does not ask for more, so that no result depends on
-        # their number; the matrices of a linear model are too small to gain from more.
-        with threadpool_limits(limits=getattr(model, "n_threads", 1)):
+        # Matrices are too small here to gain from more threads, whose number would
+        # change the last digits.
+        with single_blas_thread():
+            average, rows = self._find_neighbors(data, settings, random_state)
+            recipe = Recipe(
+                first_lam=settings["lam"][0],
+                lam=settings["lam"][1],
+                prior=settings["prior"],
+                forward=self.divergence == "forward",
+                average=average,
+                solver=settings["solver"],
+                em_iter=model.defaults["em_iter"],
+            )
+            callbacks = EpochCallbacks(self, X, y, self.max_iter)
             if checkpoint and checkpoint.exists:
                 model, training, random_state = checkpoint.resume(model, random_state)
             else:
-                starts = self._starts(data, rows, settings, random_state)
+                starts = self._starts(rows, settings, random_state)
                 model, training = self._best_start(
                     data, model, recipe, starts, settings, random_state
                 )
@@ -611,11 +612,11 @@ class CollisionClusterer(
                 f"n_samples={n_samples}."
             )
         settings = {
-            name: model.defaults[name] if _is_auto(value) else value
+            name: model.defaults[name] if _is(value, "auto") else value
             for name, value in self.get_params(deep=False).items()
             if name in _DEFAULTS
         }
-        if _is_auto(self.n_neighbors):
+        if _is(self.n_neighbors, "auto"):
             most = n_samples // (4 * n_clusters)
             settings["n_neighbors"] = min(settings["n_neighbors"], most)
         elif self.n_neighbors >= n_samples:
@@ -644,7 +645,7 @@ class CollisionClusterer(
         """Return labels for an `init` that is an array of centroids or of labels."""
         init = check_array(self.init, ensure_2d=False, input_name="init")
         if init.ndim == 2 and init.shape == (self.n_clusters, *X.shape[1:]):
-            return pairwise_distances_argmin(X, init.astype(X.dtype, copy=False))
+            return _nearest(X, init)
         if init.shape != (len(X),):
             raise ValueError(
                 f"init must hold centroids, shape (n_clusters={self.n_clusters}, "
@@ -664,25 +665,34 @@ class CollisionClusterer(
         return labels
 
     def _find_neighbors(
-        self, X: NDArray, n_neighbors: int, random_state: np.random.RandomState
-    ) -> tuple[Any, NDArray]:
-        """Return the averaging matrix, or None, and the rows for k-means."""
-        if n_neighbors == 0:
-            return None, X
+        self,
+        X: NDArray,
+        settings: dict[str, Any],
+        random_state: np.random.RandomState,
+    ) -> tuple[Any, NDArray | None]:
+        """Return the averaging matrix, and the rows for k-means; None if not needed."""
+        n_neighbors = settings["n_neighbors"]
+        with_kmeans = _is(settings["init"], "k-means")
+        if n_neighbors == 0 and not with_kmeans:
+            return None, None
         if X.ndim != 2:
+            wish, instead = "init='k-means'", 'init="random", or labels'
+            if n_neighbors > 0:
+                wish, instead = f"n_neighbors={n_neighbors}", "n_neighbors=0"
             raise ValueError(
-                f"n_neighbors={n_neighbors} needs rows of features, X has "
-                f"{X.ndim} dimensions. Use n_neighbors=0."
+                f"{wish} needs rows of features, X has {X.ndim} dimensions. Use "
+                f"{instead}."
             )
-        with threadpool_limits(limits=1):
+        with inner_fits():
             rows = principal_rows(X, random_state)
-        average = neighbor_average(rows, n_neighbors)
-        return average, smooth(average, rows)
+            if n_neighbors == 0:
+                return None, rows
+            average = neighbor_average(rows, n_neighbors)
+        return average, smooth(average, rows) if with_kmeans else None
 
     def _starts(
         self,
-        X: NDArray,
-        rows: NDArray,
+        rows: NDArray | None,
         settings: dict[str, Any],
         random_state: np.random.RandomState,
     ) -> list[NDArray | None]:
@@ -692,12 +702,9 @@ class CollisionClusterer(
             return [init]
         if init == "random":
             return [None] * n_init
-        if X.ndim != 2:
-            raise ValueError(
-                f"init={init!r} needs rows of features, X has {X.ndim} dimensions. "
-                'Use init="random", or labels.'
-            )
-        starts = [self._kmeans_labels(rows, random_state) for _ in range(n_init)]
+        # OpenMP's number of threads belongs to the calling thread, unlike BLAS's.
+        with threadpool_limits(limits=1, user_api="openmp"), inner_fits():
+            starts = [self._kmeans_labels(rows, random_state) for _ in range(n_init)]
         if self.prior is not None:
             starts = [_match_sizes(labels, settings["prior"]) for labels in starts]
         return starts
@@ -750,8 +757,11 @@ class CollisionClusterer(
             if trial.failure:
                 failure = trial.failure
                 continue
-            logits = candidate.decision_function(X)
-            loss = evaluate(logits, recipe)
+            try:
+                logits, loss = evaluate(candidate, X, recipe)
+            except FloatingPointError as error:
+                failure = advice(error, trial.n_iter)
+                continue
             if self.verbose > 1:
                 print(f"start {number} of {len(starts)}: loss {loss:.4f}")
             if best is None or loss < least:
@@ -808,14 +818,19 @@ class CollisionClusterer(
     def _set_attributes(
         self, model: SoftmaxModel, X: NDArray, recipe: Recipe, training: Training
     ) -> None:
-        logits = model.decision_function(X)
-        self.model_ = model
-        self._n_features_out = self.n_clusters
-        self.labels_ = logits.argmax(axis=1)
-        self.probabilities_ = softmax(logits, axis=1).max(axis=1)
-        self.loss_ = evaluate(logits, recipe)
-        for name, value in _curves(training).items():
-            setattr(self, name, value)
+        try:
+            logits, loss = evaluate(model, X, recipe)
+        except FloatingPointError as error:
+            raise ValueError(advice(error, training.n_iter)) from error
+        # All at once, because Ctrl-C may come in between.
+        vars(self).update(
+            model_=model,
+            _n_features_out=self.n_clusters,
+            labels_=logits.argmax(axis=1),
+            probabilities_=softmax(logits, axis=1).max(axis=1),
+            loss_=loss,
+            **_curves(training),
+        )
 
     def _fitted_attributes(self) -> dict[str, Any]:
         """Return the attributes of a fit that go into a file."""
@@ -900,6 +915,18 @@ def _check_lam(lam: Any) -> tuple[float, float]:
     return float(pair[0]), float(pair[1])
 
 
+def _nearest(X: NDArray, centroids: NDArray) -> NDArray:
+    """Return the index of the nearest of the centroids for every row."""
+    mean, scale = row_scale(X)  # or squares might overflow
+    centroids = ((centroids - mean) / scale).astype(X.dtype)
+    return np.concatenate(
+        [
+            pairwise_distances_argmin((X[block] - mean) / scale, centroids)
+            for block in gen_batches(len(X), BLOCK)
+        ]
+    )
+
+
 def _match_sizes(labels: NDArray, prior: NDArray) -> NDArray:
     """Rename clusters, so that the largest one has the name of the largest share."""
     size = np.bincount(labels, minlength=len(prior))
@@ -908,5 +935,5 @@ def _match_sizes(labels: NDArray, prior: NDArray) -> NDArray:
     return name[labels]
 
 
-def _is_auto(value: object) -> bool:
-    return isinstance(value, str) and value == "auto"
+def _is(value: object, name: str) -> bool:
+    return isinstance(value, str) and value == name  # not an array

@@ -42,9 +42,6 @@ class SoftmaxModel(Protocol):
         is left at "auto" (``lam``, ``solver``, ``n_neighbors``, ``init``, ``n_init``,
         ``batch_size``), where a batch size of None means about 40 batches an epoch; and
         ``em_iter``, the number of EM iterations per batch.
-    n_threads : int or None, optional
-        Threads of BLAS and OpenMP during a fit; None leaves them as they are. 1 if the
-        model does not say.
     """
 
     defaults: ClassVar[Mapping[str, Any]]

@@ -11,14 +11,26 @@ def row_scale(X: NDArray) -> tuple[NDArray, np.floating]:
     """Return the mean row and the root mean square distance of the rows from it.
 
     `X` has shape (n_samples, n_features); both results have its dtype. The scale of
-    constant data is 1.
+    constant data is 1. Raises ValueError if a difference of rows would overflow.
     """
-    mean = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
     blocks = list(gen_batches(len(X), BLOCK))
-    # Relative to the largest deviation, because squares over- and underflow.
-    largest = max(float(np.abs(X[block] - mean).max()) for block in blocks)
-    if largest == 0:
-        return mean, X.dtype.type(1)
-    unit = X.dtype.type(largest)
-    squares = sum(float((((X[block] - mean) / unit) ** 2).sum()) for block in blocks)
-    return mean, X.dtype.type(largest * np.sqrt(squares / len(X)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = X.mean(axis=0, dtype=np.float64)
+        if not np.isfinite(mean).all():  # the sum is too large, not the mean
+            mean = sum((X[block] / len(X)).sum(axis=0) for block in blocks)
+        mean = mean.astype(X.dtype)
+        # Relative to the largest deviation, because squares over- and underflow.
+        largest = max(float(np.abs(X[block] - mean).max()) for block in blocks)
+        if largest == 0:
+            return mean, X.dtype.type(1)
+        unit = X.dtype.type(largest)
+        squares = sum(
+            float((((X[block] - mean) / unit) ** 2).sum()) for block in blocks
+        )
+        scale = X.dtype.type(largest * np.sqrt(squares / len(X)))
+    if not np.isfinite(scale):
+        raise ValueError(
+            f"X has entries up to {np.abs(X).max():.2g} in absolute value, too large "
+            f"for distances in {X.dtype}. Divide X by a number."
+        )
+    return mean, scale

@@ -160,10 +160,7 @@ def train(
         except KeyboardInterrupt:
             training.interrupted = True
         except FloatingPointError as error:
-            training.failure = (
-                f"{error} in epoch {training.n_iter + 1}. If the model is finite at "
-                "the start, try a smaller learning rate."
-            )
+            training.failure = advice(error, training.n_iter + 1)
             if training.model_state is not None:
                 model.set_state(training.model_state)
 
@@ -216,9 +213,25 @@ def _check_finite(what: str, values: Any) -> None:
         raise FloatingPointError(f"The {what} became infinite or NaN")
 
 
-def evaluate(logits: NDArray, recipe: Recipe) -> float:
-    """Return the loss of eq. (11) or (10) of all rows, by which starts are compared."""
+def advice(error: FloatingPointError, epoch: int) -> str:
+    """Return what to tell a user whose model is no longer finite."""
+    return (
+        f"{error} in epoch {epoch}. If the model is finite at the start, try a smaller "
+        "learning rate."
+    )
+
+
+def evaluate(model: SoftmaxModel, X: NDArray, recipe: Recipe) -> tuple[NDArray, float]:
+    """Return the logits of all rows, and their loss of eq. (11) or (10).
+
+    Raises FloatingPointError if they are not finite: no step follows that would tell.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits = model.decision_function(X)
+    _check_finite("logits", logits)
     proba = softmax(logits, axis=1)
     source = proba if recipe.average is None else smooth(recipe.average, proba)
     labels = recipe.solve(source)
-    return pseudo_label_loss(proba, labels, recipe.lam, recipe.prior, recipe.forward)
+    loss = pseudo_label_loss(proba, labels, recipe.lam, recipe.prior, recipe.forward)
+    _check_finite("loss", loss)
+    return logits, loss

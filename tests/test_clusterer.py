@@ -1,3 +1,5 @@
+import contextlib
+import itertools
 import os
 import pickle
 import subprocess
@@ -123,7 +125,8 @@ def test_stops_when_the_clusters_rest():
 def test_kmeans_starts_from_averaged_rows(digits):
     X = digits[0]
     random_state = np.random.RandomState(0)
-    average, rows = CollisionClusterer()._find_neighbors(X, 5, random_state)
+    settings = {"n_neighbors": 5, "init": "k-means"}
+    average, rows = CollisionClusterer()._find_neighbors(X, settings, random_state)
     principal = principal_rows(X, np.random.RandomState(0))
     assert_allclose(rows, smooth(average, principal), atol=1e-12)
 
@@ -238,7 +241,11 @@ def test_start_of_least_loss_is_trained_on(blobs, monkeypatch):
         return train(model, *args, **kwargs)
 
     monkeypatch.setattr(skcce._clusterer, "train", spy)
-    monkeypatch.setattr(skcce._clusterer, "evaluate", lambda *args: next(losses))
+    monkeypatch.setattr(
+        skcce._clusterer,
+        "evaluate",
+        lambda model, X, _: (model.decision_function(X), next(losses)),
+    )
     clusterer = fit(X, n_init=3)
     assert len(trained) == 4
     assert trained[3] is trained[1]
@@ -464,6 +471,99 @@ def test_too_large_a_step_is_an_error(blobs):
     model = LinearSoftmax(optimizer="sgd", learning_rate=1e300, alpha=1e10)
     with pytest.raises(ValueError, match="smaller learning rate"):
         fit(blobs[0], model=model)
+
+
+@pytest.mark.parametrize("n_init", [1, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_last_step_that_is_too_large_is_an_error(blobs, n_init, dtype):
+    """One batch, one epoch: no further step shows that the weights overflowed."""
+    model = LinearSoftmax(learning_rate=1e100 if dtype == np.float32 else 1e308)
+    clusterer = CollisionClusterer(
+        4, model=model, max_iter=1, batch_size=1000, init="random", n_init=n_init
+    )
+    X = 1e3 * blobs[0].astype(dtype)
+    with pytest.raises(ValueError, match=r"in epoch 1\. .* smaller learning rate"):
+        clusterer.fit(X)
+    assert not hasattr(clusterer, "loss_")
+
+
+def test_a_start_that_overflows_is_not_the_best_one(blobs, monkeypatch):
+    evaluate = skcce._clusterer.evaluate
+    n_calls = []
+
+    def overflow_at_first(*args):
+        n_calls.append(0)
+        if len(n_calls) == 1:
+            raise FloatingPointError
+        return evaluate(*args)
+
+    monkeypatch.setattr(skcce._clusterer, "evaluate", overflow_at_first)
+    clusterer = fit(blobs[0], n_init=2)
+    assert len(n_calls) == 3
+    assert adjusted_rand_score(blobs[1], clusterer.labels_) > 0.9
+
+
+def test_a_second_interrupt_leaves_all_attributes_or_none(blobs):
+    lines = []
+
+    def interrupt_at(number):
+        def trace(frame, event, _):
+            if frame.f_code is not CollisionClusterer._set_attributes.__code__:
+                return trace if event == "call" else None
+            lines.append(frame.f_lineno)
+            if len(lines) == number:
+                raise KeyboardInterrupt
+            return trace
+
+        return trace
+
+    for number in itertools.count(2):
+        lines.clear()
+        clusterer = CollisionClusterer(4, n_init=1, max_iter=1, tol=1, random_state=0)
+        before = sys.gettrace()
+        sys.settrace(interrupt_at(number))
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                clusterer.fit(blobs[0])
+        finally:
+            sys.settrace(before)
+        names = ("model_", "labels_", "probabilities_", "loss_", "n_iter_")
+        assert len({hasattr(clusterer, name) for name in names}) == 1
+        if len(lines) < number:
+            break
+    assert number > 5
+    assert hasattr(clusterer, "loss_")
+
+
+@pytest.mark.parametrize("n_neighbors", [0, 5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_of_any_size_have_the_same_clusters(blobs, n_neighbors, dtype):
+    largest = np.finfo(dtype).max
+    X = blobs[0].astype(dtype)
+    expected = fit(X, n_neighbors=n_neighbors)
+    for factor in (largest / 100, 1 / np.sqrt(largest)):
+        scaled = X / np.abs(X).max() * dtype(factor)
+        clusterer = fit(scaled, n_neighbors=n_neighbors)
+        assert adjusted_rand_score(expected.labels_, clusterer.labels_) > 0.99
+        assert_array_equal(clusterer.predict(scaled), clusterer.labels_)
+
+
+@pytest.mark.parametrize("factor", [1e-200, 1, 1e306])
+def test_centroids_of_any_size_start_their_clusters(blobs, factor):
+    X, y = blobs
+    X = X / np.abs(X).max()
+    centroids = [X[y == k].mean(axis=0) for k in range(4)]
+    clusterer = fit(factor * X, init=factor * np.array(centroids))
+    assert_array_equal(clusterer.labels_, y)
+
+
+@pytest.mark.parametrize("n_neighbors", [0, 5])
+def test_rows_whose_differences_overflow_are_an_error(blobs, n_neighbors):
+    X = np.sign(blobs[0]) * np.finfo(float).max
+    message = r"X has entries up to 1\.8e\+308 .* too large"
+    # scikit-learn's own check overflows, too.
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=message):
+        fit(X, n_neighbors=n_neighbors)
 
 
 def test_warns_of_unused_clusters_and_of_no_convergence(blobs):

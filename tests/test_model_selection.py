@@ -128,6 +128,16 @@ def test_numbers_of_clusters_do_not_matter(criterion, digits):
     assert 0 < scores[0] < 1
 
 
+@pytest.mark.parametrize("sizes", [(99, 1), (1, 99), (90, 9, 1)])
+def test_probe_of_clusters_of_a_single_sample(sizes):
+    """Without it, the others may be a single class, which no classifier learns."""
+    centers = [[5.0 * k] for k in range(len(sizes))]
+    X = np.repeat(centers, sizes, axis=0)
+    kmeans = KMeans(len(sizes), init=np.array(centers), n_init=1).fit(X)
+    n_single = sum(size == 1 for size in sizes)
+    assert probe_accuracy(kmeans, X) == 1 - n_single / 100
+
+
 @pytest.mark.parametrize("criterion", [label_stability, probe_accuracy])
 def test_they_are_scorers_that_need_no_labels(criterion, separated):
     search = GridSearchCV(

@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 
 import numpy as np
-from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
 from skcce._pseudo_labels.kernel import kernel
+from skcce._threads import count_threads
 
 # Below this a cluster's share counts as zero: its products with lam * n_samples and
 # its reciprocal still have to be normal float64 numbers.
@@ -67,7 +67,7 @@ def prepare_em(
     flips = cycle([0, 1])  # of the two sums, which one is the old
 
     n_blocks = len(sums[0])
-    n_parts = min(effective_n_jobs(n_jobs), labels.size // _MIN_SIZE + 1, n_blocks)
+    n_parts = min(count_threads(n_jobs), labels.size // _MIN_SIZE + 1, n_blocks)
     ends = [n_blocks * part // n_parts for part in range(n_parts + 1)]
 
     def iterate(part: int, old: int) -> None:

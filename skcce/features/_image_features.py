@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 import numpy as np
 import torch
 import torchvision
-from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from sklearn.base import (
     BaseEstimator,
@@ -30,6 +29,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from skcce._images import check_file, image_sequence, path_of, read_image
 from skcce._progress import progress_bar
+from skcce._threads import count_threads
 from skcce.deep._description import describe
 from skcce.deep._torch_state import resolve_device, single_threads
 from skcce.features._cache import FeatureCache
@@ -361,7 +361,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         network = source.build()
         on_cpu = source.device.type == "cpu"
         size = min(self.batch_size, _CPU_BATCH) if on_cpu else self.batch_size
-        n_threads = effective_n_jobs(self.n_jobs)
+        n_threads = count_threads(self.n_jobs)
         # Or the memory of a GPU would hold as many batches as there are threads.
         turn = nullcontext() if on_cpu else Lock()
 
@@ -405,7 +405,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         outcomes = read_ahead(
             lambda block: [_attempt(function, images, i) for i in block],
             blocks,
-            effective_n_jobs(self.n_jobs),
+            count_threads(self.n_jobs),
             _BLOCKS_AHEAD,
         )
         with self._bar(title, len(rows), leave=False) as bar:

@@ -32,6 +32,9 @@ SIGMAS = {
     "duplicates": lambda rng, m, k, _: rng.dirichlet(np.ones(k), m // 5 + 1)[
         rng.integers(m // 5 + 1, size=m)
     ],
+    "a rest": lambda rng, m, k, _: (
+        np.eye(k)[rng.integers(k, size=m)] + 10.0 ** -rng.uniform(250, 300, (m, k))
+    ),
     "one cluster": lambda rng, m, k, _: np.eye(k)[[0] * m] + 1e-3 * rng.random((m, k)),
 }
 PRIORS = {
@@ -154,8 +157,9 @@ def prices_of(problem, result, solver, divergence, **kwargs):
     forward = divergence == "forward"
     if solver == "interior-point":
         options = {"max_iter": 1000, "tol": 1e-6, **kwargs}
+        proba, _ = solve_module.lift_rows(problem.proba, problem.shares, forward)
         labels, price, _, _ = interior_point(
-            problem.proba, problem.lam, problem.shares, forward, **options
+            proba, problem.lam, problem.shares, forward, **options
         )
         assert np.array_equal(labels, result.pseudo_labels)
         return price
@@ -515,6 +519,25 @@ def test_two_clusters_and_equal_rows(divergence, lam, first, share, n_samples):
     assert result.converged
     freedom = tol * max(1, optimum) + problem.rounding(optimum)
     assert result.loss == pytest.approx(optimum, abs=freedom)
+
+
+@pytest.mark.parametrize(("solver", "divergence"), SOLVERS)
+@pytest.mark.parametrize("least", [1e-29, 1e-99, 1e-307, 1e-310, 5e-324])
+def test_rows_that_only_have_what_is_tiny(solver, divergence, least):
+    # Multiplied by any factor, a row has the same labels.
+    proba, prior = np.array([[1, least, 0], [0.2, 0.5, 0.3]]), [0, 1, 1]
+    kwargs = {"lam": 0.7, "prior": prior, "divergence": divergence, "solver": solver}
+    result = solve_pseudo_labels(
+        proba, max_iter=5000, tol=1e-9, step_size=0.1, **kwargs
+    )
+    assert_distributions(result.pseudo_labels)
+    assert result.converged
+    if divergence == "forward":
+        proba[0] = [0.5, 0.5, 0]
+        other = solve_pseudo_labels(proba, **kwargs | {"solver": "interior-point"})
+        assert_allclose(result.pseudo_labels, other.pseudo_labels, atol=1e-3)
+        higher = (np.log(0.5) - np.log(least)) / 2
+        assert result.loss == pytest.approx(other.loss + higher, rel=1e-6)
 
 
 @both_divergences

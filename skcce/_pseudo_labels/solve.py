@@ -22,6 +22,7 @@ from skcce.losses import check_simplex_rows
 
 _MIN_LAM = 1e-100  # less makes no difference, but its reciprocal overflows
 MAX_LAM = 1e15  # the usage is the prior up to rounding
+_TINY = 1e-30
 
 
 class PseudoLabels(NamedTuple):
@@ -185,13 +186,18 @@ def solve_pseudo_labels(
     forward = divergence == "forward"
     _check_combination(proba, prior, forward, solver, init)
     lam = max(float(lam), _MIN_LAM)
+    proba, lift = lift_rows(proba, prior, forward)
+
+    def certified(labels, n_iter, *price_and_response):
+        loss, gap = certify(proba, labels, lam, prior, forward, *price_and_response)
+        loss += lift
+        return PseudoLabels(labels, loss, gap, n_iter, _converged(gap, loss, tol))
 
     if solver == "interior-point":
         labels, price, response, n_iter = interior_point(
             proba, lam, prior, forward, max_iter, tol
         )
-        loss, gap = certify(proba, labels, lam, prior, forward, price, response)
-        return PseudoLabels(labels, loss, gap, n_iter, _converged(gap, loss, tol))
+        return certified(labels, n_iter, price, response)
 
     labels = _start(proba, init, prior, forward)
     best = None  # the last: EM never increases the loss
@@ -199,8 +205,7 @@ def solve_pseudo_labels(
         run = prepare_em(proba, labels, lam, prior, n_jobs)
     else:
         run = partial(projected_gradient, proba, labels, lam, prior, forward, step_size)
-        loss, gap = certify(proba, labels, lam, prior, forward)
-        best = PseudoLabels(labels.copy(), loss, gap, 0, _converged(gap, loss, tol))
+        best = certified(labels.copy(), 0)
     # A look at the gap costs less than an iteration; looks become rarer, so that they
     # stay a small part of the time, and at most a tenth of the iterations is too many.
     n_iter = 0
@@ -208,14 +213,33 @@ def solve_pseudo_labels(
         more = min(1 + n_iter // 10, max_iter - n_iter)
         run(n_iter=more)
         n_iter += more
-        loss, gap = certify(proba, labels, lam, prior, forward)
-        result = PseudoLabels(labels, loss, gap, n_iter, _converged(gap, loss, tol))
+        result = certified(labels, n_iter)
         if best is not None and not result.converged:
-            if loss <= best.loss:
+            if result.loss <= best.loss:
                 best = result._replace(pseudo_labels=labels.copy())
             result = best._replace(n_iter=n_iter)
         if result.converged or n_iter == max_iter:
             return result
+
+
+def lift_rows(proba: NDArray, prior: NDArray, forward: bool) -> tuple[NDArray, float]:
+    """Scale the rows that have tiny probabilities for all clusters they may have.
+
+    Such a row leaves a cluster that the forward divergence forbids, and the reciprocal
+    of what is left may overflow. To scale a row adds a constant to the loss: returns
+    `proba`, the lifted rows with a largest possible entry of 1, and how much the loss
+    of the given ones is greater.
+    """
+    possible = prior > 0
+    if not forward or possible.all():
+        return proba, 0.0
+    most = proba[:, possible].max(axis=1)
+    tiny = most < _TINY
+    if not tiny.any():
+        return proba, 0.0
+    lifted = proba.copy()
+    lifted[tiny] = proba[tiny] * possible / most[tiny, np.newaxis]
+    return lifted, float(-np.log(most[tiny], dtype=np.float64).sum() / len(proba))
 
 
 def certify(

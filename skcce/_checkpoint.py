@@ -7,11 +7,12 @@ tensors. No code is ever unpickled from them.
 import copy
 import hashlib
 import os
-import pickle
+import secrets
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
@@ -45,21 +46,23 @@ class Checkpoint:
     """The file of a training, which is there already if this is not its first part.
 
     Raises ValueError if it cannot be one: there is no folder for it, it is another kind
-    of file, or the checkpoint of another run.
+    of file, or the checkpoint of another run; and OSError if it cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike, estimator: BaseEstimator, data: Any):
-        self._path = Path(path).expanduser()
+        self._path = _locate(path)
         self._record = None
         if not self._path.parent.is_dir():
             raise ValueError(
                 f"checkpoint={str(path)!r}: there is no folder "
                 f"{str(self._path.parent)!r}."
             )
+        _check_writable(self._path)
         self._run = _describe_run(estimator, data)  # reads the data
         if self._path.exists():
             self._record = read_record(self._path)
             _check_same_run(self._path, self._record, self._run)
+            self._training = training_of(self._path, self._record)
 
     @property
     def exists(self) -> bool:
@@ -72,12 +75,13 @@ class Checkpoint:
         """Return model, training and random state as they were in the file."""
         # A copy, because it may be the global one.
         random_state = copy.deepcopy(random_state)
-        random_state.set_state(_to_numpy(self._record["random_state"]))
+        with _damage_is_an_error(self._path):
+            random_state.set_state(_to_numpy(self._record["random_state"]))
         try:
-            model = clone(model).set_state(self._record["model"])
+            model = restored(model, self._path, self._record)
         except ValueError as error:
             raise _other_run(self._path, str(error)) from error
-        return model, training_of(self._record), random_state
+        return model, self._training, random_state
 
     def write(
         self,
@@ -102,37 +106,88 @@ class Checkpoint:
         write_record(self._path, record)
 
 
-def training_of(record: Mapping[str, Any]) -> Training:
+def training_of(path: str | os.PathLike, record: Mapping[str, Any]) -> Training:
     """Return the training that a checkpoint holds."""
-    fields = _to_numpy(record["training"])
-    fields["share_curve"] = list(fields["share_curve"])
-    return Training(**fields, model_state=record["model"])
+    fields = _checked(path, record.get("training"), _TRAINING)
+    with _damage_is_an_error(path):
+        fields["share_curve"] = list(fields["share_curve"])
+        return Training(**fields, model_state=record["model"])
+
+
+def fitted_of(path: str | os.PathLike, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a fit that a file holds, and no others."""
+    fitted = _checked(path, record["fitted"], FITTED)
+    with _damage_is_an_error(path):
+        n_epochs, n_clusters = fitted["share_curve_"].shape
+        labels = fitted["labels_"]
+        if not (
+            len(labels) == len(fitted["probabilities_"])
+            and np.isin(labels, np.arange(n_clusters)).all()
+            and len(fitted["loss_curve_"]) == fitted["n_iter_"] == n_epochs
+        ):
+            raise ValueError("its parts do not fit together")
+    if "feature_names_in_" in fitted:
+        names = np.array(fitted["feature_names_in_"], dtype=object)
+        fitted["feature_names_in_"] = names
+    return fitted
+
+
+def restored(
+    model: SoftmaxModel, path: str | os.PathLike, record: Mapping[str, Any]
+) -> SoftmaxModel:
+    """Return a clone of `model` in the state that a file holds.
+
+    Raises ValueError if its architecture is another one.
+    """
+    model = clone(model)
+    try:
+        return model.set_state(record["model"])
+    except Exception as error:
+        if type(error) is ValueError:  # of the model, which knows what is wrong
+            raise
+        raise _damaged(path, error) from error
 
 
 def write_record(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
-    """Write a file at once: whoever reads it finds the old or the new one."""
+    """Write a file at once: whoever reads it finds the old or the new one.
+
+    Raises OSError if it cannot be written.
+    """
     import torch
 
-    path = Path(path).expanduser()
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        torch.save({"format": _FORMAT, **_to_tensors(record)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    path = _locate(path)
+    part = _new_part(path)
+    try:
+        with part.open("xb") as file:
+            torch.save({"format": _FORMAT, **_to_tensors(record)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        # Torch has an error of its own for a write that failed.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise _unwritable(path, cause) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_record(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a file of :func:`write_record`; arrays come back as tensors."""
+    """Read a file of :func:`write_record`; arrays come back as tensors.
+
+    Raises OSError if there is none, or it may not be read, and ValueError if it is
+    another one, or damaged.
+    """
     import torch
 
-    path = Path(path).expanduser()
-    if path.is_dir() or not _is_intact(path):
-        raise ValueError(f"{str(path)!r} is no file of skcce, or it is damaged.")
-    try:
-        record = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{str(path)!r} is no file of skcce: {error}") from error
+    path = _locate(path)
+    if path.is_dir():
+        raise ValueError(f"{str(path)!r} is no file of skcce, but a folder.")
+    with path.open("rb") as file, _damage_is_an_error(path):
+        _check_intact(file)
+        file.seek(0)
+        record = torch.load(file, map_location="cpu", weights_only=True)
     if (
         not isinstance(record, dict)
         or record.get("format") != _FORMAT
@@ -142,18 +197,121 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
     return record
 
 
-def _is_intact(path: Path) -> bool:
-    """Tell whether a file is a zip archive, as torch's are, with the right checksums.
+@contextmanager
+def _damage_is_an_error(path: str | os.PathLike) -> Iterator[None]:
+    """Raise ValueError for whatever a damaged or foreign file leads to."""
+    try:
+        yield
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | os.PathLike, error: Exception) -> ValueError:
+    reason = str(error) or type(error).__name__
+    return ValueError(f"{str(path)!r} is no file of skcce, or it is damaged: {reason}")
+
+
+def _check_intact(file: BinaryIO) -> None:
+    """Check that a file is a zip archive, as torch's are, with the right checksums.
 
     torch does not look at them.
     """
-    with path.open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            return False
-        try:
-            return zipfile.ZipFile(file).testzip() is None
-        except zipfile.BadZipFile:
-            return False
+    with zipfile.ZipFile(file) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.filelist):
+            raise ValueError("it is compressed")  # a few bytes may become terabytes
+        broken = archive.testzip()
+    if broken is not None:
+        raise ValueError(f"wrong checksum of {broken}")
+
+
+def _locate(path: str | os.PathLike) -> Path:
+    """Return the file that is meant; what a link leads to, not the link."""
+    return Path(os.path.realpath(Path(path).expanduser()))
+
+
+def _new_part(path: Path) -> Path:
+    """Return a name beside `path` that nobody else has, or can foresee.
+
+    It is opened with "x": a link that is there by chance is not followed.
+    """
+    return path.with_name(f".skcce-{secrets.token_hex(8)}.part")
+
+
+def _check_writable(path: Path) -> None:
+    """Find out before the work whether a file can be written when it is done."""
+    part = _new_part(path)
+    try:
+        with suppress(FileNotFoundError):
+            path.stat()  # a name may be too long
+        part.open("xb").close()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, cause: OSError) -> OSError:
+    # OSError makes a PermissionError, or whatever else the number stands for.
+    reason = cause.strerror or str(cause)
+    return OSError(cause.errno, f"cannot write the file: {reason}", str(path))
+
+
+def _checked(
+    path: str | os.PathLike, values: Any, types: Mapping[str, Callable]
+) -> dict[str, Any]:
+    """Return named values of a file, as arrays and numbers, if they are of their types.
+
+    Optional ones may be missing; others than these must not be there.
+    """
+    with _damage_is_an_error(path):
+        values = _to_numpy(values)
+        for name, value in values.items():
+            if name not in types or not types[name](value):
+                raise ValueError(f"{name!r} is not what it should be")
+        missing = types.keys() - values.keys() - _OPTIONAL
+        if missing:
+            raise ValueError(f"there is no {sorted(missing)}")
+        return values
+
+
+def _is_array(kind: str, ndim: int) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, np.ndarray)
+        and value.dtype.kind == kind
+        and value.ndim == ndim
+    )
+
+
+def _is_a(kind: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) is kind
+
+
+def _is_list_of(kind: type) -> Callable[[Any], bool]:
+    return lambda value: (
+        type(value) is list and all(type(item) is kind for item in value)
+    )
+
+
+# What a training and a fit leave in a file.
+_TRAINING = {
+    "proba": _is_array("f", 2),
+    "loss_curve": _is_list_of(float),
+    "share_curve": _is_array("f", 2),
+    "n_calm": _is_a(int),
+}
+FITTED = {
+    "labels_": _is_array("i", 1),
+    "probabilities_": _is_array("f", 1),
+    "loss_": _is_a(float),
+    "loss_curve_": _is_list_of(float),
+    "share_curve_": _is_array("f", 2),
+    "n_iter_": _is_a(int),
+    "converged_": _is_a(bool),
+    "n_features_in_": _is_a(int),
+    "feature_names_in_": _is_list_of(str),
+}
+_OPTIONAL = frozenset({"n_features_in_", "feature_names_in_"})  # of tables only
 
 
 def _describe_run(estimator: BaseEstimator, data: Any) -> dict[str, Any]:
@@ -181,12 +339,13 @@ def _check_same_run(
         raise ValueError(
             f"checkpoint={str(path)!r} is a saved model, not a training to go on with."
         )
-    theirs = record["run"]
-    different = [
-        f"{name}: {_short(theirs.get(name))} there, {_short(run.get(name))} here"
-        for name in sorted({*theirs, *run})
-        if theirs.get(name) != run.get(name)
-    ]
+    with _damage_is_an_error(path):
+        theirs = record["run"]
+        different = [
+            f"{name}: {_short(theirs.get(name))} there, {_short(run.get(name))} here"
+            for name in sorted({*theirs, *run})
+            if theirs.get(name) != run.get(name)
+        ]
     if different:
         raise _other_run(path, "; ".join(different))
 

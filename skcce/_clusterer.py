@@ -31,7 +31,15 @@ from skcce._callbacks import (
     EpochCallbacks,
     with_callbacks,
 )
-from skcce._checkpoint import Checkpoint, read_record, training_of, write_record
+from skcce._checkpoint import (
+    FITTED,
+    Checkpoint,
+    fitted_of,
+    read_record,
+    restored,
+    training_of,
+    write_record,
+)
 from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._neighbors import neighbor_average, principal_rows, smooth
@@ -51,18 +59,6 @@ _TRIAL_STEPS = 160
 _DEFAULTS = frozenset(
     {"lam", "solver", "em_iter", "n_neighbors", "init", "n_init", "batch_size"}
 )
-# What a fit finds beside the model, and a file keeps.
-_FITTED = [
-    "labels_",
-    "probabilities_",
-    "loss_",
-    "loss_curve_",
-    "share_curve_",
-    "n_iter_",
-    "converged_",
-    "n_features_in_",
-    "feature_names_in_",
-]
 # With fewer clusters in use than half of those wanted, for so many epochs in a row, a
 # training hardly recovers.
 _COLLAPSE_EPOCHS = 3
@@ -440,23 +436,19 @@ class CollisionClusterer(
         _check_can_save(model, f"load({str(path)!r})")
         record = read_record(path)
         if "fitted" in record:
-            attributes = record["fitted"]
+            attributes = fitted_of(path, record)
         else:
-            attributes = _curves(training_of(record))
+            attributes = _curves(training_of(path, record))
         n_saved = attributes["share_curve_"].shape[1]
         if n_saved != self.n_clusters:
             raise ValueError(
                 f"{str(path)!r} holds {n_saved} clusters, not "
                 f"n_clusters={self.n_clusters}."
             )
-        self.model_ = clone(model).set_state(record["model"])
-        for name in _FITTED:
-            self.__dict__.pop(name, None)
-        for name, value in attributes.items():
-            setattr(self, name, value.numpy() if hasattr(value, "numpy") else value)
-        if hasattr(self, "feature_names_in_"):
-            self.feature_names_in_ = np.array(self.feature_names_in_, dtype=object)
-        self._n_features_out = self.n_clusters
+        model = restored(model, path, record)
+        for name in FITTED:
+            vars(self).pop(name, None)
+        vars(self).update(model_=model, _n_features_out=self.n_clusters, **attributes)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray:
@@ -834,7 +826,7 @@ class CollisionClusterer(
 
     def _fitted_attributes(self) -> dict[str, Any]:
         """Return the attributes of a fit that go into a file."""
-        found = {name: getattr(self, name) for name in _FITTED if hasattr(self, name)}
+        found = {name: getattr(self, name) for name in FITTED if hasattr(self, name)}
         if "feature_names_in_" in found:
             found["feature_names_in_"] = found["feature_names_in_"].tolist()
         return found

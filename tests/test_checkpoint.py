@@ -4,6 +4,9 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -317,7 +320,8 @@ def test_goes_on_after_its_process_was_killed(images, whole, path, at_step, patc
     assert halfway.n_iter_ == 2
     assert halfway.loss_curve_ == whole.loss_curve_[:2]
     assert_same_fit(make(checkpoint=path).fit(images), whole)
-    assert os.listdir(path.parent) == ["run.pt"]
+    half_files = [name for name in os.listdir(path.parent) if name != "run.pt"]
+    assert len(half_files) == (patch != "")
 
 
 # --- The files --------------------------------------------------------------
@@ -564,6 +568,213 @@ def test_writing_is_all_or_nothing(images, whole, path, monkeypatch, writer):
     write()
     assert make().load(path).n_iter_ == EPOCHS
     assert os.listdir(path.parent) == ["run.pt"]
+
+
+def change_record(change):
+    def changed(good):
+        record = torch.load(io.BytesIO(good), weights_only=True)
+        change(record)
+        file = io.BytesIO()
+        torch.save(record, file)
+        return file.getvalue()
+
+    return changed
+
+
+def set_item(*keys, value):
+    def change(record):
+        for key in keys[:-1]:
+            record = record[key]
+        record[keys[-1]] = value
+
+    return change_record(change)
+
+
+def delete_item(*keys):
+    def change(record):
+        for key in keys[:-1]:
+            record = record[key]
+        del record[keys[-1]]
+
+    return change_record(change)
+
+
+def compressed(good):
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(good)) as archive,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as other,
+    ):
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        compressed,
+        delete_item("run"),
+        delete_item("training"),
+        delete_item("training", "proba"),
+        delete_item("random_state"),
+        delete_item("model", "network"),
+        delete_item("model", "seed"),
+        set_item("run", value=3),
+        set_item("training", value=[]),
+        set_item("training", "interrupted", value=True),
+        set_item("training", "n_calm", value="3"),
+        set_item("training", "share_curve", value=torch.zeros(3)),
+        set_item("training", "loss_curve", value=["a"]),
+        set_item("random_state", "state", value="old"),
+        set_item("model", value=None),
+        set_item("model", "head", value=7),
+        set_item("model", "network", value={"1.weight": "a"}),
+        set_item("model", "optimizer", value={}),
+    ],
+)
+def test_a_checkpoint_with_other_things_in_it_is_an_error(images, path, change):
+    stopped_after(1, images, path)
+    path.write_bytes(change(path.read_bytes()))
+    clusterer = make(checkpoint=path)
+    with pytest.raises(ValueError, match=r"run\.pt"):
+        clusterer.fit(images)
+    assert not hasattr(clusterer, "model_")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_item("fitted", "checkpoint", value="elsewhere.pt"),
+        set_item("fitted", "n_clusters", value=5),
+        set_item("fitted", "predict", value=3),
+        set_item("fitted", "__class__", value=3),
+        set_item("fitted", "model_", value=3),
+        set_item("fitted", "coef_", value=torch.zeros(4, 3)),
+        set_item("fitted", "n_iter_", value=2.5),
+        set_item("fitted", "n_iter_", value=7),
+        set_item("fitted", "converged_", value=1),
+        set_item("fitted", "loss_", value=torch.zeros(3)),
+        set_item("fitted", "loss_curve_", value="abc"),
+        set_item("fitted", "labels_", value=torch.full((200,), 4)),
+        set_item("fitted", "labels_", value=torch.zeros(3, dtype=torch.int64)),
+        set_item("fitted", "labels_", value=torch.zeros(200)),
+        set_item("fitted", "feature_names_in_", value=[1, 2]),
+        set_item("fitted", value=[]),
+        delete_item("fitted", "labels_"),
+        delete_item("model", "head"),
+    ],
+)
+def test_a_file_sets_what_a_fit_finds_and_nothing_else(images, path, change):
+    make(max_iter=1).fit(images).save(path)
+    path.write_bytes(change(path.read_bytes()))
+    clusterer = make()
+    before = dict(vars(clusterer))
+    with pytest.raises(ValueError, match=r"run\.pt"):
+        clusterer.load(path)
+    assert vars(clusterer) == before
+
+
+# --- Where it is written ----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ä" * 127, "name with spaces.pt"])
+def test_names_as_long_as_they_may_be(images, tmp_path, name):
+    make(max_iter=1, checkpoint=tmp_path / name).fit(images)
+    assert os.listdir(tmp_path) == [name]
+
+
+NOT_WRITABLE = [
+    pytest.param(Path("/proc/run.pt"), id="no files"),
+    pytest.param(Path(tempfile.gettempdir()) / ("a" * 256), id="too long a name"),
+]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="Linux only")
+@pytest.mark.parametrize("path", NOT_WRITABLE)
+def test_what_cannot_be_written_is_an_error_before_training(images, whole, path):
+    network = Network(1, emit_nan)
+    with pytest.raises(OSError, match=f"cannot write the file: .*{path.name}"):
+        make(network, checkpoint=path).fit(images)
+    with pytest.raises(OSError, match=f"cannot write the file: .*{path.name}"):
+        whole.save(path)
+
+
+FULL_DISK = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of files")
+def test_a_full_disk_is_named_and_the_old_file_stays(images, whole, path):
+    stopped_after(2, images, path)
+    before = path.read_bytes()
+    script = SCRIPT.format(
+        folder=str(Path(__file__).parent),
+        path=str(path),
+        at_step=-1,
+        patch=FULL_DISK.format(limit=len(before) // 2),
+    )
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    last = process.stderr.splitlines()[-1]
+    assert "cannot write the file: File too large" in last
+    assert str(path) in last
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == ["run.pt"]
+    assert_same_fit(make(checkpoint=path).fit(images), whole)
+
+
+def test_equal_runs_may_share_a_file(path):
+    def write(number):
+        for _ in range(30):
+            record = {"model": np.full(1000, number)}
+            _checkpoint.write_record(path, record)
+            (value,) = set(_checkpoint.read_record(path)["model"].tolist())
+            assert value in range(4)
+
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(write, range(4)))
+    assert os.listdir(path.parent) == ["run.pt"]
+
+
+def test_no_link_is_followed_that_was_not_asked_for(images, tmp_path, monkeypatch):
+    """Whoever may write to the folder cannot know the name, nor does a link help."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in ("run.pt.part", ".skcce-00.part"):
+        (tmp_path / name).symlink_to(victim)
+    monkeypatch.setattr(_checkpoint.secrets, "token_hex", lambda n_bytes: "00")
+    with pytest.raises(FileExistsError, match="cannot write"):
+        make(max_iter=1, checkpoint=tmp_path / "run.pt").fit(images)
+    assert victim.read_text() == "precious"
+    monkeypatch.undo()
+    make(max_iter=1, checkpoint=tmp_path / "run.pt").fit(images)
+    assert victim.read_text() == "precious"
+
+
+def test_a_link_stays_a_link(images, whole, tmp_path):
+    (tmp_path / "disk").mkdir()
+    link, file = tmp_path / "run.pt", tmp_path / "disk" / "run.pt"
+    link.symlink_to(file)
+    make(max_iter=2, checkpoint=link).fit(images)
+    assert link.is_symlink()
+    assert os.listdir(tmp_path / "disk") == ["run.pt"]
+    whole.save(link)
+    assert link.is_symlink()
+    assert make().load(link).n_iter_ == EPOCHS
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes")
+def test_a_file_has_the_usual_mode(whole, path):
+    whole.save(path)
+    usual = path.with_name("usual")
+    usual.touch()
+    assert path.stat().st_mode == usual.stat().st_mode
 
 
 # --- Saving and loading -----------------------------------------------------

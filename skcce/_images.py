@@ -81,8 +81,8 @@ def path_of(item: Any) -> str | None:
     return os.fspath(item) if isinstance(item, (str, os.PathLike)) else None
 
 
-def check_file(path: str) -> None:
-    """Raise what :func:`read_image` would, at less cost.
+def check_file(path: str) -> tuple[int, int]:
+    """Raise what :func:`read_image` would, at less cost, or return width and height.
 
     A truncated file is found, because all of it is decoded; but of JPEG, only to an
     eighth of the size.
@@ -90,8 +90,15 @@ def check_file(path: str) -> None:
     from PIL import Image
 
     with Image.open(path) as image:
+        size = image.size
         image.draft(None, (1, 1))
         _as_rgb(image)
+    return size
+
+
+def size_of(image: "Image | NDArray") -> tuple[int, int]:
+    """Return width and height of what :func:`read_image` returned."""
+    return image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
 
 
 def read_image(item: Any) -> "Image | NDArray":

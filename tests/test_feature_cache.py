@@ -288,6 +288,20 @@ def test_damage_anywhere_gives_no_wrong_vector(tmp_path, sound_file, damage):
         assert_array_equal(value, vector(i))
 
 
+@pytest.mark.filterwarnings("ignore:The cache:UserWarning")
+def test_damage_of_the_schema_does_no_harm(tmp_path):
+    """Its text may become one that SQLite's messages cannot be decoded with."""
+    write(tmp_path, range(1))
+    good = (tmp_path / FILE).read_bytes()
+    schema = range(good.index(b"CREATE TABLE") - 60, good.rindex(b"CREATE") + 90, 7)
+    for place in (*schema, 3866):
+        data = bytearray(good)
+        data[place] = 0xFF
+        (tmp_path / FILE).write_bytes(data)
+        assert_whole(read(tmp_path, range(1)), read(tmp_path, range(1)))
+        write(tmp_path, range(3))
+
+
 def test_a_row_of_the_index_that_points_elsewhere_gives_no_wrong_vector(
     tmp_path, sound_file
 ):

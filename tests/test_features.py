@@ -22,9 +22,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
-from torchvision import models
+from torchvision import models, transforms
 from torchvision.datasets import ImageFolder
 from torchvision.models.feature_extraction import get_graph_node_names
+from torchvision.transforms import v2
 
 from skcce import CollisionClusterer
 from skcce.features import ImageFeatures, _image_features, _networks, _reading
@@ -1429,3 +1430,85 @@ def test_the_error_says_what_to_install():
     result = subprocess.run(command, capture_output=True, text=True)
     assert "ImportError: skcce.features needs" in result.stderr
     assert "pip install 'skcce[deep]'" in result.stderr
+
+
+# --- Narrow images ----------------------------------------------------------
+
+
+def narrow_images(tmp_path, width, height):
+    """The same image as a file, a PIL image, an array of bytes, one of floats."""
+    array = np.zeros((height, width, 3), np.uint8)
+    image = Image.fromarray(array)
+    path = tmp_path / "narrow.png"
+    image.save(path)
+    return [path, image, array, array.astype(np.float32)]
+
+
+RESIZING = {
+    "weights": ("squeezenet1_1", None),
+    "those of weights": (Tiny(), TRANSFORMS["squeezenet1_1"]),
+    "Resize": (
+        Tiny(),
+        v2.Compose([v2.PILToTensor(), v2.Resize(256), v2.ToDtype(torch.float32)]),
+    ),
+    "Resize of v1": (Tiny(), transforms.Compose([transforms.Resize(256)])),
+}
+
+
+@pytest.mark.parametrize("key", RESIZING)
+@pytest.mark.parametrize("shape", [(20_000, 1), (1, 20_000), (65_000, 7)])
+@pytest.mark.parametrize("cache", [None, "cache"])
+def test_images_that_resizing_would_blow_up_are_bad(tmp_path, key, shape, cache):
+    model, preprocess = RESIZING[key]
+
+    def fail(*_):
+        raise AssertionError("never resized")
+
+    cache = cache and tmp_path / cache
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "resize", fail)
+        for image in narrow_images(tmp_path, *shape):
+            transformer = ImageFeatures(
+                model, weights=None, preprocess=preprocess, cache=cache
+            )
+            with pytest.raises(ValueError, match="pixels is too narrow") as caught:
+                transformer.transform([image])
+            name = f"{image}: " if isinstance(image, Path) else ""
+            assert f"row 0: {name}{shape[0]} x {shape[1]} pixels" in str(caught.value)
+
+
+def test_narrow_images_are_found_before_the_network_begins(tmp_path, images):
+    good = save(pil_images(images), tmp_path / "good")
+    narrow = narrow_images(tmp_path, 20_000, 1)[0]
+    transformer = ImageFeatures("squeezenet1_1", weights=None, n_jobs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_image_features, "features", None)
+        with pytest.raises(ValueError, match=r"narrow\.png: 20000 x 1 pixels"):
+            transformer.transform([*good, narrow])
+    with pytest.warns(UserWarning, match="too narrow"):
+        rows = transformer.set_params(on_error="skip").transform([*good[:2], narrow])
+    assert np.isnan(rows[2]).all()
+    assert np.isfinite(rows[:2]).all()
+
+
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        None,
+        transforms.Compose([transforms.CenterCrop(8), transforms.Resize(16)]),
+        transforms.Resize((16, 16)),
+        transforms.Resize(7, max_size=20_000),
+        v2.RandomResizedCrop(16),
+        transforms.Resize(2),
+    ],
+)
+def test_narrow_images_that_stay_small_are_good(tmp_path, preprocess):
+    if preprocess is not None:
+        preprocess = transforms.Compose([preprocess, to_float_tensor])
+    for image in narrow_images(tmp_path, 20_000, 1)[:2]:
+        rows = ImageFeatures(Tiny(), preprocess=preprocess).transform([image])
+        assert np.isfinite(rows).all()
+
+
+def to_float_tensor(image):
+    return v2.functional.pil_to_tensor(image) / 255

@@ -70,7 +70,7 @@ class FeatureCache:
             action(*arguments)
         except (sqlite3.OperationalError, OSError) as error:
             self._warn(f"is not used: {error}")
-        except sqlite3.DatabaseError as error:
+        except Exception as error:  # SQLite's, or whatever else damage leads to
             self._warn(f"is broken, and begun anew: {error}")
             try:
                 self._path.unlink(missing_ok=True)

@@ -27,7 +27,13 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 from torchvision.transforms.functional import pil_to_tensor
 
-from skcce._images import check_file, image_sequence, path_of, read_image
+from skcce._images import (
+    check_file,
+    image_sequence,
+    path_of,
+    read_image,
+    size_of,
+)
 from skcce._progress import progress_bar
 from skcce._threads import count_threads
 from skcce.deep._description import describe
@@ -38,6 +44,7 @@ from skcce.features._networks import (
     default_preprocess,
     features,
     load,
+    resized_side,
     specify,
 )
 from skcce.features._reading import read_ahead
@@ -56,6 +63,8 @@ _CPU_BATCH = 8
 # To look at a file from outside takes less time than to hand it to a thread: so many
 # at a time, and so many blocks ahead.
 _BLOCK, _BLOCKS_AHEAD = 16, 64
+# That an image may be resized to, unless it has more: 100 MB of bytes, 400 of floats.
+_MOST_PIXELS = 2**25
 
 
 class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -243,8 +252,9 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Raises
         ------
         ValueError
-            If images cannot be read: all of them are named, and none was computed. Or
-            if a parameter is wrong.
+            If images cannot be read, or are so narrow that they would be resized to
+            more than 33 million pixels: all of them are named, and none was computed.
+            Or if a parameter is wrong.
         TypeError
             If `X` is something else.
         OSError
@@ -275,7 +285,8 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             known = _of_one_length(cache.read(keys.values()))
             todo = [i for i, key in keys.items() if key not in known]
             unread = [i for i in todo if not seen[i].is_read]
-            deque(self._read(_check, images, unread, "checking", bad), maxlen=0)
+            check = partial(_check, source)
+            deque(self._read(check, images, unread, "checking", bad), maxlen=0)
             if self.on_error == "raise":
                 self._report(bad, len(images))
             vectors = {i: known[key] for i, key in keys.items() if key in known}
@@ -334,10 +345,12 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             key = f"{spec} {torchvision.__version__}"
             build = partial(load, spec, device)
         is_custom = self.preprocess is not None
-        read = read_image if is_custom else _read_in_range
+        target = resized_side(preprocess)
+        read = partial(_read, target, check_range=not is_custom)
         return _Source(
             key=os.fsencode(f"{_CACHE_VERSION} {torch.__version__} {key}"),
             read=read,
+            target=target,
             prepare=partial(_prepare, read, preprocess),
             build=build,
             device=device,
@@ -449,6 +462,8 @@ class _Source(NamedTuple):
         Changes with all that features depend on, but for the image.
     read : callable
         Makes of an item the image that is prepared.
+    target : int or None
+        What an image's shorter side is resized to, if that is known.
     prepare : callable
         Makes of an item the tensor (C, H, W) that the network gets.
     build : callable
@@ -464,6 +479,7 @@ class _Source(NamedTuple):
 
     key: bytes
     read: Callable[[Any], "Image | NDArray"]
+    target: int | None
     prepare: Callable[[Any], Tensor]
     build: Callable[[], nn.Module]
     device: torch.device
@@ -511,19 +527,36 @@ def _look(source: _Source, item: Any) -> _Look:
     return _Look(digest.digest(), is_read=path is None)
 
 
-def _check(item: Any) -> None:
-    check_file(path_of(item))
+def _check(source: _Source, item: Any) -> None:
+    _check_resized(check_file(path_of(item)), source.target)
 
 
-def _read_in_range(item: Any) -> "Image | NDArray":
+def _check_resized(size: tuple[int, int], target: int | None) -> None:
+    """Raise ValueError if an image is so narrow that resizing would blow it up.
+
+    A file of 138 bytes may hold 20,000 x 1 pixels; with a shorter side of 256, these
+    become 1.3 billion.
+    """
+    if target is None:
+        return
+    n_resized = max(size) / min(size) * target**2
+    if n_resized > max(_MOST_PIXELS, size[0] * size[1]):
+        raise ValueError(
+            f"{size[0]} x {size[1]} pixels is too narrow: with its shorter side "
+            f"resized to {target}, it would have {n_resized:.2g} pixels; crop it"
+        )
+
+
+def _read(target: int | None, item: Any, *, check_range: bool) -> "Image | NDArray":
     image = read_image(item)
-    if isinstance(image, np.ndarray):
+    if check_range and isinstance(image, np.ndarray):
         least, most = image.min(), image.max()
         if least < 0 or most > 1:
             raise ValueError(
                 f"images of floats must be from 0 to 1, these are from {least:g} to "
                 f"{most:g}; divide them, or convert them to uint8"
             )
+    _check_resized(size_of(image), target)
     return image
 
 

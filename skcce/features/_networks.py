@@ -14,11 +14,13 @@ from typing import NamedTuple
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision import transforms as v1
 from torchvision.models import WeightsEnum
 from torchvision.models.feature_extraction import (
     create_feature_extractor,
     get_graph_node_names,
 )
+from torchvision.transforms import v2
 
 from skcce.deep._torch_state import random_numbers
 
@@ -107,6 +109,23 @@ def default_preprocess(spec: NetworkSpec) -> Callable:
     """Return what prepares an image for the network: that of its (default) weights."""
     weights = spec.weights or torchvision.models.get_model_weights(spec.name).DEFAULT
     return weights.transforms()
+
+
+def resized_side(preprocess: Callable) -> int | None:
+    """Return what `preprocess` resizes the shorter side of an image to, if it tells.
+
+    Torchvision's presets do, and a Resize, or a Compose that resizes before it crops.
+    """
+    for part in getattr(preprocess, "transforms", [preprocess]):
+        size = getattr(part, "resize_size", None)
+        if isinstance(part, (v1.Resize, v2.Resize)) and part.max_size is None:
+            size = part.size
+        elif "Crop" in type(part).__name__:
+            return None
+        if size is not None:
+            sides = [size] if isinstance(size, int) else list(size)
+            return sides[0] if len(sides) == 1 else None
+    return None
 
 
 # Clones and estimators of equal parameters share the network; two, so that a loop over

@@ -114,7 +114,9 @@ def best_responses(proba, price, margin, candidates):
         for k in range(n_clusters):
             above += price[k] + proba[i, k] * z > limit
         if above > 0 or best_value == 0:  # the product may underflow
-            z = _walk_envelope(proba[i], price)
+            # A little to the left of where two lines meet: the value of the steep one
+            # has a rounding error of 1e-16 times its price, and shall not be the top.
+            z = _walk_envelope(proba[i], price) * (1 - 1e-15)
             top = -np.inf
             for k in range(n_clusters):
                 top = max(top, price[k] + proba[i, k] * z)
@@ -123,7 +125,8 @@ def best_responses(proba, price, margin, candidates):
         if mark:
             limit = top - max(margin, 1e-14 * (1 + abs(top)))  # at least one is marked
             for k in range(n_clusters):
-                marked = candidates[i, k] | (price[k] + proba[i, k] * z >= limit)
+                value = price[k] + proba[i, k] * z * (1 + 1e-14)  # back, and rounding
+                marked = candidates[i, k] | (value >= limit)
                 candidates[i, k] = marked
                 n_candidates += marked
     return total / n_samples + highest, n_candidates

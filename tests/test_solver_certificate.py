@@ -7,7 +7,7 @@ import pytest
 from conftest import SOLVERS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import LinearConstraint, brentq, minimize, minimize_scalar
 from scipy.special import softmax
 
@@ -119,23 +119,37 @@ def responses(proba, price):
         for j in range(len(price)):
             gain, cost = sigma[:, [j]] - sigma, price - price[j]
             t = np.nan_to_num(1 / cost - sigma / gain, nan=0.0).clip(0, 1)
+            t = np.where(cost < 0, 0, t)  # the other way round loses no digits
             value = np.log(sigma + t * gain) + price - t * cost
             best = np.fmax(best, np.fmax.reduce(value, axis=1))
     return best
 
 
+def log_of(ratio, excess):
+    """Return ln(ratio), from excess = ratio - 1 where that has more digits."""
+    near = abs(excess) < 0.5
+    with np.errstate(divide="ignore"):
+        return np.where(near, np.log1p(np.where(near, excess, 0)), np.log(ratio))
+
+
 def loss_and_bound(problem, labels, price, divergence):
-    """Evaluate eq. (11) or (10), and the dual function, in extended precision."""
+    """Evaluate eq. (11) or (10), and the dual function, in extended precision.
+
+    The sums of usage and prior are not taken: a huge lam would multiply how far they
+    are from 1, by rounding.
+    """
     lam, prior = np.longdouble(problem.lam), problem.shares.astype(np.longdouble)
     labels = labels.astype(np.longdouble)
     labels = labels / labels.sum(axis=1, keepdims=True)
     usage, wanted = labels.mean(axis=0), prior > 0
     with np.errstate(divide="ignore", invalid="ignore"):
         collision = -np.log((problem.proba * labels).sum(axis=1)).mean()
+        more = usage - prior
+        log = log_of(usage / prior, more / prior)
         if divergence == "forward":
-            terms = np.where(usage > 0, usage * np.log(usage / prior), 0)
+            terms = np.where(usage > 0, usage * log, 0) - more
         else:
-            terms = np.where(wanted, prior * np.log(prior / usage), 0)
+            terms = more - np.where(wanted, prior * log, 0)
     loss = float(collision + lam * terms.sum())
     if price is None or np.isposinf(price).any():
         return loss, -np.inf
@@ -146,11 +160,13 @@ def loss_and_bound(problem, labels, price, divergence):
     price, prior = price[wanted].astype(np.longdouble), prior[wanted]
     if divergence == "forward":
         top = (-price / lam).max()
-        asked = prior @ np.exp(-price / lam - top)
-        return loss, float(-lam * (np.log(asked) + top) - response)
+        log_asked = np.log(prior @ np.exp(-price / lam - top)) + top
+        if abs(log_asked) < 0.1:
+            log_asked = np.log1p(prior @ np.expm1(-price / lam))
+        return loss, float(-lam * log_asked - response)
     # A price of -lam has lost the digits that make it a positive price.
-    relative = np.maximum(1 + price / lam, prior)
-    return loss, float(lam * (prior @ np.log(relative)) - response)
+    log = log_of(np.maximum(1 + price / lam, prior), price / lam)
+    return loss, float(lam * (prior @ log) - response)
 
 
 def prices_of(problem, result, solver, divergence, **kwargs):
@@ -404,6 +420,18 @@ def test_best_response_is_the_maximum(sigma, scale):
         assert response == pytest.approx(exact, rel=1e-14, abs=1e-13)
 
 
+@pytest.mark.parametrize("depth", [1e3, 1e6, 1e9, 1e12, 1e15, 1e17])
+def test_best_response_at_a_price_far_below_the_others(depth):
+    price = np.array([0.3, 0.2, 0.1 - depth])
+    for first in (0.0, 1e-30):  # a sample that has the third cluster only, nearly
+        proba = np.array([[first, 0, 1 - first]])
+        marks = np.zeros((1, 3), dtype=bool)
+        response, _ = best_responses(proba, price, 1e-6, marks)
+        exact = 0.3 - 1 - np.log(0.3 - price[2])
+        assert response == pytest.approx(exact, abs=1e-12)
+        assert_array_equal(marks, [[True, False, True]])
+
+
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 30.0])
 def test_edges_and_envelope_are_dual(scale):
     # The reference of these tests has a reference: the minimum over z.
@@ -592,6 +620,28 @@ def test_huge_lam_gives_the_prior(divergence, lam):
     usage = result.pseudo_labels.mean(axis=0)
     # Pinsker: the labels that are the prior have a loss of at most ln(1 / 0.001).
     assert_allclose(usage, problem.shares, rtol=0, atol=np.sqrt(2 * 7 / lam))
+
+
+@both_divergences
+@pytest.mark.parametrize("lam", [1e7, 1e11, 1e15])
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_huge_lam_is_solved_with_a_true_certificate(divergence, lam, sigma):
+    for seed, shape in enumerate([(1, 2), (2, 3), (7, 5), (40, 3), (40, 20)]):
+        for prior in PRIORS:
+            problem = draw_problem(seed, *shape, sigma, prior, lam)
+            result = problem.solve(divergence=divergence)
+            assert result.converged
+            price = prices_of(problem, result, "interior-point", divergence)
+            labels = result.pseudo_labels
+            loss, bound = loss_and_bound(problem, labels, price, divergence)
+            assert result.loss == pytest.approx(loss, abs=1e-9)
+            assert result.gap == pytest.approx(loss - bound, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", [78, 79, 80])
+def test_newton_matrix_with_a_negative_diagonal_by_rounding(seed):
+    problem = draw_problem(seed, 40, 20, "tiny", "1e-28", 1e14)
+    assert problem.solve(divergence="forward").converged
 
 
 @all_solvers

@@ -94,9 +94,12 @@ def interior_point(
             _, n_candidates = best_responses(proba, price, margin, candidates)
         working_set = _gather(proba, candidates, n_candidates)
         only, sample, first, cluster, ratio, settled, mean_log = working_set
+        # Prices run away, as far as lam, if the last working set could not meet the
+        # prior. Slacks that are small beside them would leave labels of zero.
+        start = max(margin, 1e-3 * np.ptp(price[wanted]))
         label, hit, usage, new_price, steps = _solve_working_set(
             first, cluster, ratio, settled, n_samples, lam, prior, forward, price,
-            margin, tol / 2 * max(1, -mean_log), min(_MAX_STEPS, max_iter - n_iter),
+            start, tol / 2 * max(1, -mean_log), min(_MAX_STEPS, max_iter - n_iter),
         )  # fmt: skip
         n_iter += steps
         price = new_price if forward else np.maximum(new_price, lam * (prior - 1))
@@ -439,6 +442,7 @@ def _measure(
             k = cluster[e]
             label[e] *= share
             slack[e] = level[i] - price[k] - pull[i] * ratio[e]
+            slack[e] = max(slack[e], 1e-16 * abs(price[k]))  # if that took its digits
             hit[i] += ratio[e] * label[e]
             usage[k] += label[e]
             products += slack[e] * label[e]
@@ -473,7 +477,10 @@ def _demand(
             if usage[k] > 0:
                 excess = price[k] / lam + np.log(usage[k]) - np.log(prior[k])
                 demand[k] = -n_samples * usage[k] * excess
-                gap += lam * usage[k] * (excess + log_asked)
+                # Usage and what is asked sum to 1, so that their difference may be
+                # added. That leaves squares: lam would multiply the rounding of excess.
+                excess += log_asked
+                gap += lam * usage[k] * (excess + np.expm1(-excess))
         else:
             # A price near -lam has lost its digits.
             full = max(lam + price[k], lam * prior[k])
@@ -520,7 +527,8 @@ def _advance(
         pull[i] += price_step * d_pull[i]
         top = -np.inf
         for e in range(first[i], first[i + 1]):
-            label[e] += label_step * d_label[e]
+            # A fall by 0.99 to 1 of itself shortens no step: rounding may make it 0.
+            label[e] = max(label[e] + label_step * d_label[e], 1e-10 * label[e])
             top = max(top, price[cluster[e]] + pull[i] * ratio[e])
         level[i] = max(level[i] + price_step * d_level[i], top + least_slack)
 
@@ -586,7 +594,9 @@ def _factorize(
                 system[k, k] += coupling
                 system[j, k] -= coupling
     for k in range(n_clusters):
-        # The last term keeps the matrix positive definite in spite of rounding.
+        # Couplings may be negative, and their sum below 0 by rounding. The last term
+        # keeps the matrix positive definite in spite of it.
+        system[k, k] = max(system[k, k], 0.0)
         system[k, k] += stiffness[k] + 1e-15 * system[k, k] + 1e-300
         for j in range(k):
             system[j, k] = system[k, j]

@@ -47,8 +47,8 @@ def clustering_accuracy_score(
     Raises
     ------
     ValueError
-        If the arrays are empty or differ in length, or a weight is negative, or all
-        weights are zero.
+        If the arrays are empty, differ in length, or hold NaN, or a weight is negative,
+        or all weights are zero.
 
     Notes
     -----
@@ -118,6 +118,8 @@ def _match(
     """Return classes, clusters, their table of weights, and its matched cells."""
     labels_true, labels_pred = column_or_1d(labels_true), column_or_1d(labels_pred)
     check_consistent_length(labels_true, labels_pred, sample_weight)
+    check_none_missing(labels_true, "labels_true")
+    check_none_missing(labels_pred, "labels_pred")
     if len(labels_true) == 0:
         raise ValueError("labels_true and labels_pred are empty, at least 1 is needed.")
     if sample_weight is None:
@@ -140,6 +142,16 @@ def _match(
     shape = (len(classes), len(clusters))
     weight = coo_array((sample_weight, (rows, columns)), shape=shape).toarray()
     return classes, clusters, weight, linear_sum_assignment(weight, maximize=True)
+
+
+def check_none_missing(labels: NDArray, name: str) -> None:
+    """Raise ValueError if one is NaN or NaT, which is not equal to itself."""
+    missing = np.flatnonzero(labels != labels)
+    if len(missing):
+        raise ValueError(
+            f"{name} contains NaN, first at {missing[0]}; leave out the samples of "
+            "unknown class."
+        )
 
 
 #: Scorer for GridSearchCV and cross_val_score: ``scoring=clustering_accuracy``. Needs

@@ -3,10 +3,11 @@
 from itertools import permutations
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, adjusted_rand_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 
 from skcce.metrics import clustering_accuracy, clustering_accuracy_score, match_labels
@@ -191,3 +192,21 @@ def test_scorer_needs_y(three_blobs):
 def test_errors(function, true, pred, weight, message):
     with pytest.raises(ValueError, match=message):
         function(true, pred, sample_weight=weight)
+
+
+MISSING = [
+    np.array([np.nan, np.nan, 1.0, 0.0]),
+    np.array(["a", "a", np.nan, "b"], dtype=object),
+    pd.Series([1, None, 2, 2], dtype="Int64"),
+]
+
+
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("score", [clustering_accuracy_score, match_labels])
+def test_missing_labels_are_refused(missing, score):
+    """As by scikit-learn's scores: a class that is unknown is no class."""
+    for labels in ((missing, [0, 0, 1, 1]), ([0, 0, 1, 1], missing)):
+        with pytest.raises(ValueError, match=r"labels_(true|pred) contains NaN"):
+            score(*labels)
+        with pytest.raises(ValueError, match="contains NaN"):
+            adjusted_rand_score(*labels)

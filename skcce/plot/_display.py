@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_array
 
+from skcce.metrics import check_none_missing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -137,13 +139,14 @@ def check_proba(proba: ArrayLike, name: str = "proba") -> NDArray:
 
 
 def check_labels(labels: ArrayLike, others: Any, name: str = "labels") -> NDArray:
-    """Return `labels` as an array, if there are as many as others."""
+    """Return `labels` as an array, if there are as many as others, and none is NaN."""
     labels = np.asarray(labels)
     if labels.shape != (len(others),):
         raise ValueError(
             f"{name} must have shape ({len(others)},), one entry a sample, got shape "
             f"{labels.shape}."
         )
+    check_none_missing(labels, name)
     return labels
 
 

@@ -123,11 +123,11 @@ class CollisionClusterer(
         of a batch are far from the prior. "auto" is "em" for the reverse divergence,
         and "interior-point" for the forward one, which has no EM.
     n_neighbors : int or "auto", default="auto"
-        The pseudo-labels of a sample come from the predictions averaged over its
-        nearest neighbors, and theirs, so many of each. 0 turns this off, and gives the
-        paper's method to the letter. "auto" is 10 for a linear model, but at most
-        ``n_samples // (4 * n_clusters)``, and 0 for a network, whose augmented views
-        take their place.
+        The pseudo-labels of a sample come from predictions averaged along four steps
+        of a random walk, each to one of so many nearest neighbors. 0 turns this off,
+        and gives the paper's method to the letter. "auto" is 10 for a linear model, but
+        at most ``n_samples // (4 * n_clusters)``, and 0 for a network, whose augmented
+        views take their place.
     init : {"auto", "k-means", "random"} or array-like, default="auto"
         Where to start: at the centroids of k-means (on neighbor-averaged rows), turned
         into weights; at random weights (the paper's Kaiming initialization); at given

@@ -70,7 +70,7 @@ def neighbor_average(rows: NDArray, n_neighbors: int) -> csr_array:
 
 
 def smooth(average: csr_array, values: NDArray) -> NDArray:
-    """Average `values` (n_samples, any) over neighbors, and those of neighbors."""
+    """Average `values` (n_samples, any) along the steps of the walk."""
     for _ in range(_N_STEPS):
         values = average @ values
     return values

@@ -16,6 +16,8 @@ from sklearn.datasets import load_sample_images
 from sklearn.exceptions import ConvergenceWarning
 from torchvision.models import get_model, get_weight
 
+from skcce import CollisionClusterer, _neighbors
+
 ROOT = Path(__file__).parent.parent
 # What begins a block of code without prompts, and how far it goes.
 FENCE = re.compile(r"^```python\n(?!>>>)(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -25,7 +27,7 @@ PAGES = {
     "README.md": (3, 6),
     "docs/index.rst": (1, 0),
     "docs/start.rst": (3, 0),
-    "docs/guide.rst": (2, 0),
+    "docs/guide.rst": (2, 12),
     "docs/images.rst": (7, 0),
     "docs/choosing.rst": (2, 0),
     "docs/training.rst": (0, 2),
@@ -95,6 +97,23 @@ def test_code_of_a_page_runs(page, reader):
     assert runner.failures == 0
     assert n_blocks >= PAGES[page][0]
     assert runner.tries >= PAGES[page][1]
+
+
+def test_texts_have_the_steps_of_the_walk():
+    number = ["no", "one", "two", "three", "four", "five"][_neighbors._N_STEPS]
+    guide, training = (
+        (ROOT / "docs" / page).read_text() for page in ("guide.rst", "training.rst")
+    )
+    for text in (guide, training, CollisionClusterer.__doc__):
+        assert f"{number} steps" in text
+    assert rf"\alpha = {_neighbors._LAZINESS}" in training
+
+
+def test_no_page_installs_from_an_index():
+    """There is nothing there yet."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.rst")]
+    for page in pages:
+        assert not re.search(r"install [\"']?skcce", page.read_text()), page
 
 
 def test_the_harness_sees_a_broken_block():

@@ -1429,7 +1429,7 @@ def test_the_error_says_what_to_install():
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True)
     assert "ImportError: skcce.features needs" in result.stderr
-    assert "pip install 'skcce[deep]'" in result.stderr
+    assert "pip install torch torchvision" in result.stderr
 
 
 # --- Narrow images ----------------------------------------------------------

@@ -1,13 +1,13 @@
 """Deep clustering: a torch network inside :class:`~skcce.CollisionClusterer`.
 
-Needs the extra ``skcce[deep]``: PyTorch and torchvision.
+Needs PyTorch and torchvision, skcce's extra ``deep``.
 """
 
 try:
     import torch  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "skcce.deep needs PyTorch and torchvision: pip install 'skcce[deep]'"
+        "skcce.deep needs PyTorch and torchvision: pip install torch torchvision"
     ) from error
 
 from skcce.deep._augment import digits, natural

@@ -1,6 +1,6 @@
 """Features of images, from pretrained networks, as scikit-learn transformers.
 
-Needs the extra ``skcce[deep]``: PyTorch and torchvision.
+Needs PyTorch and torchvision, skcce's extra ``deep``.
 """
 
 try:
@@ -8,7 +8,7 @@ try:
     import torchvision  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "skcce.features needs PyTorch and torchvision: pip install 'skcce[deep]'"
+        "skcce.features needs PyTorch and torchvision: pip install torch torchvision"
     ) from error
 
 from skcce.features._image_features import ImageFeatures

@@ -2,8 +2,8 @@
 
 They follow scikit-learn's Displays: ``from_estimator`` and ``from_predictions`` compute
 and draw, ``plot`` draws again, into given axes if wanted. Every clusterer with
-``predict_proba``, or a pipeline that ends in one, will do. They need matplotlib:
-``pip install 'skcce[plot]'``.
+``predict_proba``, or a pipeline that ends in one, will do. They need matplotlib,
+skcce's extra ``plot``.
 """
 
 from skcce.plot._confidence import ConfidenceDisplay

@@ -36,7 +36,7 @@ def import_pyplot() -> Any:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
-            "skcce.plot needs matplotlib: pip install 'skcce[plot]'"
+            "skcce.plot needs matplotlib: pip install matplotlib"
         ) from error
     return plt
 

@@ -77,10 +77,7 @@ class Checkpoint:
         random_state = copy.deepcopy(random_state)
         with _damage_is_an_error(self._path):
             random_state.set_state(_to_numpy(self._record["random_state"]))
-        try:
-            model = restored(model, self._path, self._record)
-        except ValueError as error:
-            raise _other_run(self._path, str(error)) from error
+        model = restored(model, self._path, self._record)
         return model, self._training, random_state
 
     def write(
@@ -137,15 +134,14 @@ def restored(
 ) -> SoftmaxModel:
     """Return a clone of `model` in the state that a file holds.
 
-    Raises ValueError if its architecture is another one.
+    Raises ValueError if its architecture is another one, or the file is damaged.
     """
-    model = clone(model)
     try:
-        return model.set_state(record["model"])
+        return clone(model).set_state(record["model"])
     except Exception as error:
-        if type(error) is ValueError:  # of the model, which knows what is wrong
-            raise
-        raise _damaged(path, error) from error
+        raise ValueError(
+            f"{str(path)!r} does not fit the model, or it is damaged: {error}"
+        ) from error
 
 
 def write_record(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
@@ -188,12 +184,14 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
         _check_intact(file)
         file.seek(0)
         record = torch.load(file, map_location="cpu", weights_only=True)
-    if (
-        not isinstance(record, dict)
-        or record.get("format") != _FORMAT
-        or "model" not in record
-    ):
-        raise ValueError(f"{str(path)!r} is no file of skcce, or of a newer version.")
+        is_ours = isinstance(record, dict) and "model" in record
+        if not (is_ours and type(record["format"]) is int):
+            raise ValueError("it was written by something else")
+    if record["format"] != _FORMAT:
+        raise ValueError(
+            f"{str(path)!r} has the format {record['format']}, this version of skcce "
+            f"reads {_FORMAT}."
+        )
     return record
 
 

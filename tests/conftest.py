@@ -46,6 +46,13 @@ def memmap(X):
         return np.memmap(file, dtype=X.dtype, mode="r", shape=X.shape)
 
 
+def in_odd_memory(X, rng):
+    """Return the same numbers, maybe read-only, strided or in another order."""
+    kinds = [np.asarray, read_only, np.asfortranarray, lambda X: X[::-1].copy()[::-1]]
+    kinds += [lambda X: np.repeat(X, 2, axis=1)[:, ::2]]
+    return kinds[rng.integers(len(kinds))](X)
+
+
 def pil_images(X):
     return [Image.fromarray(image.squeeze()) for image in X]
 

@@ -631,6 +631,9 @@ def compressed(good):
         set_item("model", "head", value=7),
         set_item("model", "network", value={"1.weight": "a"}),
         set_item("model", "optimizer", value={}),
+        set_item("model", "optimizer", "state", 0, "exp_avg_sq", value=3),
+        set_item("model", "optimizer", "state", 0, "exp_avg", value=torch.ones(2)),
+        set_item("model", "optimizer", "state", 0, value=None),
     ],
 )
 def test_a_checkpoint_with_other_things_in_it_is_an_error(images, path, change):

@@ -427,7 +427,12 @@ class DeepSoftmax(BaseEstimator):
         self.network_.load_state_dict(state["network"])
         self.head_.load_state_dict(state["head"])
         if "optimizer" in state:
-            self._optimizer.load_state_dict(state["optimizer"])
+            # What it has learned; its settings are those of this model.
+            settings = self._optimizer.state_dict()["param_groups"]
+            self._optimizer.load_state_dict(
+                {"state": state["optimizer"]["state"], "param_groups": settings}
+            )
+            _check_optimizer(self._optimizer)
         return self
 
     def fingerprint(self) -> str:
@@ -680,6 +685,17 @@ def _check_architecture(module: nn.Module, state: Mapping[str, Tensor]) -> None:
                 "The saved weights are those of another architecture: "
                 f"{name} has shape {other.get(name)} there, {own.get(name)} here."
             )
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError if what it holds of a weight has not the weight's shape."""
+    for weight, held in optimizer.state.items():
+        for name, value in held.items():
+            if not isinstance(value, Tensor) or value.shape not in ((), weight.shape):
+                raise ValueError(
+                    f"The optimizer's {name} of a weight of shape "
+                    f"{tuple(weight.shape)} cannot be {value!r}."
+                )
 
 
 def _to_cpu(value: Any) -> Any:

@@ -12,10 +12,9 @@ from joblib import cpu_count, parallel_config
 
 from skcce._threads import count_threads, single_blas_thread
 
-# BLAS has two threads, in a process of its own.
-TWO_THREADS = os.environ | dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "2"
-)
+# BLAS, OpenMP and torch have two threads, in a process of its own.
+LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+TWO_THREADS = os.environ | dict.fromkeys(LIBRARIES, "2")
 N_BLAS = """
 import warnings
 import numpy, scipy.linalg
@@ -66,7 +65,31 @@ for _ in range(2):
 """
 
 
-@pytest.mark.parametrize("script", [OVERLAPPING, FITS])
+DEEP_FITS = """
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np, torch
+from torch import nn
+from skcce import CollisionClusterer
+from skcce.deep import DeepSoftmax
+warnings.simplefilter("ignore")
+rng = np.random.default_rng(0)
+X = np.vstack([rng.normal(m, 1, (700, 200)) for m in range(3)])
+def network():
+    return nn.Sequential(nn.Linear(200, 64), nn.ReLU())
+def fit(n_threads):
+    model = DeepSoftmax(network, n_threads=n_threads)
+    options = {"init": "k-means", "n_neighbors": 5, "max_iter": n_threads}
+    clusterer = CollisionClusterer(3, model=model, n_init=1, random_state=0, **options)
+    return clusterer.fit(X).model_.head_.weight.detach().numpy().tobytes()
+alone = [fit(n_threads) for n_threads in (1, 2)]
+with ThreadPoolExecutor(4) as executor:
+    assert [*executor.map(fit, [1, 2, 1, 2])] == 2 * alone
+assert n_blas() == before, (n_blas(), before)
+assert torch.get_num_threads() == 2
+"""
+
+
+@pytest.mark.parametrize("script", [OVERLAPPING, FITS, DEEP_FITS])
 def test_fits_in_threads_at_a_time(script):
     process = subprocess.run(
         [sys.executable, "-c", N_BLAS + script],
@@ -75,6 +98,8 @@ def test_fits_in_threads_at_a_time(script):
         text=True,
     )
     assert process.returncode == 0, process.stderr
+    # OpenBLAS would warn if it had threads of its own inside of those of OpenMP.
+    assert process.stderr == ""
 
 
 def test_the_limit_ends_with_an_error():

@@ -93,7 +93,7 @@ class DeepSoftmax(BaseEstimator):
     compile : bool or str, default=False
         Whether to compile the network with ``torch.compile``; a str names the backend.
     n_threads : int or None, default=None
-        Threads on the CPU. None: as torch is set. The last digits of a
+        Threads of torch on the CPU. None: as torch is set. The last digits of a
         result depend on their number, which joblib may change in parallel searches; so
         give one if these shall be the same, bit for bit, wherever a fit runs.
     predict_batch_size : int, default=500

@@ -22,7 +22,6 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.utils import Tags, check_array, check_random_state, gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
-from threadpoolctl import threadpool_limits
 
 from skcce._autologging import inner_fits
 from skcce._callbacks import (
@@ -45,7 +44,7 @@ from skcce._model import SoftmaxModel
 from skcce._neighbors import neighbor_average, principal_rows, smooth
 from skcce._pseudo_labels import MAX_LAM, check_prior
 from skcce._scaling import BLOCK, row_scale
-from skcce._threads import single_blas_thread
+from skcce._threads import openmp_threads, single_blas_thread
 from skcce._training import Recipe, Training, advice, begin, evaluate, train
 
 __all__ = ["CollisionClusterer"]
@@ -694,8 +693,7 @@ class CollisionClusterer(
             return [init]
         if init == "random":
             return [None] * n_init
-        # OpenMP's number of threads belongs to the calling thread, unlike BLAS's.
-        with threadpool_limits(limits=1, user_api="openmp"), inner_fits():
+        with openmp_threads(1), inner_fits():
             starts = [self._kmeans_labels(rows, random_state) for _ in range(n_init)]
         if self.prior is not None:
             starts = [_match_sizes(labels, settings["prior"]) for labels in starts]

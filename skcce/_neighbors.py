@@ -6,9 +6,9 @@ from scipy.sparse import csr_array, diags_array, eye_array
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import gen_batches
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from skcce._scaling import BLOCK, row_scale
+from skcce._threads import count_openmp_threads, openmp_threads
 
 # Distances are taken between at most this many principal components: less than half
 # the time of 384 features, and the clusters found are no worse.
@@ -57,8 +57,8 @@ def neighbor_average(rows: NDArray, n_neighbors: int) -> csr_array:
     """
     n_samples = len(rows)
     search = NearestNeighbors(n_neighbors=n_neighbors).fit(rows)
-    n_threads = min(_n_openmp_threads(), max(1, (n_samples - 1) // _ROWS_PER_THREAD))
-    with threadpool_limits(limits=n_threads, user_api="openmp"):
+    n_threads = min(count_openmp_threads(), max(1, (n_samples - 1) // _ROWS_PER_THREAD))
+    with openmp_threads(n_threads):
         nearest = search.kneighbors(return_distance=False)
     ones = np.ones(nearest.size, dtype=rows.dtype)
     indptr = np.arange(0, nearest.size + 1, n_neighbors)
@@ -74,11 +74,3 @@ def smooth(average: csr_array, values: NDArray) -> NDArray:
     for _ in range(_N_STEPS):
         values = average @ values
     return values
-
-
-def _n_openmp_threads() -> int:
-    libraries = threadpool_info()
-    return max(
-        (lib["num_threads"] for lib in libraries if lib["user_api"] == "openmp"),
-        default=1,
-    )

@@ -1,11 +1,12 @@
-"""The threads of a computation: those of BLAS, and our own."""
+"""The threads of a computation: those of BLAS and of OpenMP, and our own."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from threading import Event, Lock, Thread
 
 from joblib import effective_n_jobs, parallel_config
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 _lock = Lock()
 _n_inside = 0
@@ -29,7 +30,7 @@ def single_blas_thread() -> Iterator[None]:
         _n_inside += 1
     try:
         # Of MKL, and of OpenBLAS with OpenMP, it belongs to the calling thread.
-        with threadpool_limits(limits=1, user_api="blas"):
+        with _libraries().limit(limits=1, user_api="blas"):
             yield
     finally:
         with _lock:
@@ -45,13 +46,34 @@ def _start_keeper() -> None:
     _all_left.clear()
 
     def hold():
-        with threadpool_limits(limits=1, user_api="blas"):
+        with _libraries().limit(limits=1, user_api="blas"):
             is_limited.set()
             _all_left.wait()
 
     _keeper = Thread(target=hold, name="skcce-blas-limit", daemon=True)
     _keeper.start()
     is_limited.wait()
+
+
+def openmp_threads(n_threads: int) -> AbstractContextManager:
+    """Limit the threads of OpenMP; their number belongs to the calling thread."""
+    return _libraries().limit(limits=n_threads, user_api="openmp")
+
+
+def count_openmp_threads() -> int:
+    """Return how many threads OpenMP would use."""
+    libraries = _libraries().info()
+    return max(
+        (lib["num_threads"] for lib in libraries if lib["user_api"] == "openmp"),
+        default=1,
+    )
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    # Those of numpy, scipy and scikit-learn are loaded by now; to look for them takes
+    # 3 ms each time.
+    return ThreadpoolController()
 
 
 def count_threads(n_jobs: int | None) -> int:

@@ -197,7 +197,7 @@ def probe_accuracy(
                 classifier = clone(probe).fit(_safe_indexing(X, learned), known)
             predicted = classifier.predict(_safe_indexing(X, left_out))
         n_right += np.count_nonzero(predicted == labels[left_out])
-    return n_right / len(labels)
+    return float(n_right / len(labels))
 
 
 def _is_single(labels: NDArray) -> bool:

@@ -63,6 +63,9 @@ class Checkpoint:
             self._record = read_record(self._path)
             _check_same_run(self._path, self._record, self._run)
             self._training = training_of(self._path, self._record)
+            shape = len(data), estimator.n_clusters
+            if self._training.proba.shape != shape:
+                raise _damaged(self._path, ValueError(f"it is not of shape {shape}"))
 
     @property
     def exists(self) -> bool:
@@ -76,7 +79,12 @@ class Checkpoint:
         # A copy, because it may be the global one.
         random_state = copy.deepcopy(random_state)
         with _damage_is_an_error(self._path):
-            random_state.set_state(_to_numpy(self._record["random_state"]))
+            generator = _to_numpy(self._record["random_state"])
+            state = generator["state"]
+            # numpy would read whatever is in memory there.
+            if state["key"].shape != (624,) or not 0 <= state["pos"] <= 624:
+                raise ValueError("its random state is none")
+            random_state.set_state(generator)
         model = restored(model, self._path, self._record)
         return model, self._training, random_state
 
@@ -107,8 +115,11 @@ def training_of(path: str | os.PathLike, record: Mapping[str, Any]) -> Training:
     """Return the training that a checkpoint holds."""
     fields = _checked(path, record.get("training"), _TRAINING)
     with _damage_is_an_error(path):
-        fields["share_curve"] = list(fields["share_curve"])
-        return Training(**fields, model_state=record["model"])
+        shape = len(fields["loss_curve"]), fields["proba"].shape[1]
+        if fields["share_curve"].shape != shape or fields["n_calm"] < 0:
+            raise ValueError("its parts do not fit together")
+    fields["share_curve"] = list(fields["share_curve"])
+    return Training(**fields, model_state=record["model"])
 
 
 def fitted_of(path: str | os.PathLike, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,11 +127,13 @@ def fitted_of(path: str | os.PathLike, record: Mapping[str, Any]) -> dict[str, A
     fitted = _checked(path, record["fitted"], FITTED)
     with _damage_is_an_error(path):
         n_epochs, n_clusters = fitted["share_curve_"].shape
-        labels = fitted["labels_"]
+        labels, names = fitted["labels_"], fitted.get("feature_names_in_", [])
+        n_features = fitted.get("n_features_in_", 0)
         if not (
             len(labels) == len(fitted["probabilities_"])
             and np.isin(labels, np.arange(n_clusters)).all()
             and len(fitted["loss_curve_"]) == fitted["n_iter_"] == n_epochs
+            and len(names) in (0, n_features)
         ):
             raise ValueError("its parts do not fit together")
     if "feature_names_in_" in fitted:
@@ -187,6 +200,7 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
         is_ours = isinstance(record, dict) and "model" in record
         if not (is_ours and type(record["format"]) is int):
             raise ValueError("it was written by something else")
+        _check_sizes(record)
     if record["format"] != _FORMAT:
         raise ValueError(
             f"{str(path)!r} has the format {record['format']}, this version of skcce "
@@ -222,6 +236,18 @@ def _check_intact(file: BinaryIO) -> None:
         raise ValueError(f"wrong checksum of {broken}")
 
 
+def _check_sizes(value: Any) -> None:
+    """Check that no tensor claims more numbers than there are in the file."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _check_sizes(item)
+    elif hasattr(value, "untyped_storage"):
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError("a tensor is larger than what is stored of it")
+
+
 def _locate(path: str | os.PathLike) -> Path:
     """Return the file that is meant; what a link leads to, not the link."""
     return Path(os.path.realpath(Path(path).expanduser()))
@@ -232,7 +258,7 @@ def _new_part(path: Path) -> Path:
 
     It is opened with "x": a link that is there by chance is not followed.
     """
-    return path.with_name(f".skcce-{secrets.token_hex(8)}.part")
+    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.part")
 
 
 def _check_writable(path: Path) -> None:
@@ -322,8 +348,8 @@ def _describe_run(estimator: BaseEstimator, data: Any) -> dict[str, Any]:
             run[name] = _plain(value)
         except TypeError as error:
             raise TypeError(
-                f"{name}={value!r} cannot be told from other ones ({error}), which "
-                "a checkpoint asks for."
+                f"{name}={value!r} cannot be compared with that of another run "
+                f"({error}), as a checkpoint needs."
             ) from error
     if hasattr(estimator.model, "fingerprint"):
         run["model"] = estimator.model.fingerprint()

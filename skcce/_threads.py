@@ -1,17 +1,17 @@
 """The threads of a computation: those of BLAS and of OpenMP, and our own."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from threading import Event, Lock, Thread
 
 from joblib import effective_n_jobs, parallel_config
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 _lock = Lock()
-_n_inside = 0
-_all_left = Event()
-_keeper = None
+_inside = set()  # a token for everybody who asks for a single thread of BLAS
+_keeper = None  # the thread that holds the limit, and what ends it
 
 
 @contextmanager
@@ -21,38 +21,61 @@ def single_blas_thread() -> Iterator[None]:
     The number of OpenBLAS's threads belongs to the process: if every caller put back
     what it had found, the first one would put it back while others still compute, and
     the last one would put back the limit of another. So a thread of its own holds the
-    limit; of all others, threadpoolctl (from 3.8 on) heeds none meanwhile.
+    limit. Whoever else sets the number at the same time still gets in the way.
     """
-    global _n_inside
-    with _lock:
-        if _n_inside == 0:
-            _start_keeper()
-        _n_inside += 1
+    token = object()
     try:
+        with _lock:
+            if not _inside:
+                _start_keeper()
+            _inside.add(token)
         # Of MKL, and of OpenBLAS with OpenMP, it belongs to the calling thread.
         with _libraries().limit(limits=1, user_api="blas"):
             yield
-    finally:
+    finally:  # also if Ctrl-C came before there was a token
         with _lock:
-            _n_inside -= 1
-            if _n_inside == 0:
-                _all_left.set()
-                _keeper.join()
+            _inside.discard(token)
+            if not _inside:
+                _end_keeper()
 
 
 def _start_keeper() -> None:
     global _keeper
-    is_limited = Event()
-    _all_left.clear()
+    is_limited, all_left = Event(), Event()
 
     def hold():
+        # threadpoolctl, from 3.8 on, heeds only the thread that came first.
+        if hasattr(OpenBLASController, "clear_controlling_thread"):
+            OpenBLASController.clear_controlling_thread(force=True)
         with _libraries().limit(limits=1, user_api="blas"):
             is_limited.set()
-            _all_left.wait()
+            all_left.wait()
 
-    _keeper = Thread(target=hold, name="skcce-blas-limit", daemon=True)
-    _keeper.start()
+    thread = Thread(target=hold, name="skcce-blas-limit", daemon=True)
+    _keeper = thread, all_left
+    thread.start()
     is_limited.wait()
+
+
+def _end_keeper() -> None:
+    global _keeper
+    if _keeper is not None:
+        thread, all_left = _keeper
+        _keeper = None
+        all_left.set()
+        if thread.is_alive():
+            thread.join()
+
+
+def _forget_the_parent() -> None:
+    """In a child of a fork there is neither a keeper nor anybody inside."""
+    global _lock, _keeper
+    _lock, _keeper = Lock(), None
+    _inside.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parent)
 
 
 def openmp_threads(n_threads: int) -> AbstractContextManager:

@@ -422,10 +422,69 @@ def test_other_networks_are_told_apart(images, path, changes, wrap):
     assert_same_fit(run(small_network()), expected)
 
 
+def test_a_function_may_draw_weights_from_elsewhere(images, path):
+    """The file has them, so that the training can go on."""
+    rng = np.random.default_rng(0)
+
+    def build(activation=nn.ReLU):
+        network = small_network(activation=activation)
+        weight = rng.normal(size=(16, 64)) / 8
+        network[1].weight.data = torch.from_numpy(weight).float()
+        return network
+
+    first = make(build, checkpoint=path).fit(images)
+    assert_same_fit(make(build, checkpoint=path).fit(images), first)
+    with pytest.raises(ValueError, match="model: "):
+        make(lambda: build(nn.Tanh), checkpoint=path).fit(images)
+
+
+def sequence_model():
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.lstm = nn.LSTM(8, 4, batch_first=True)
+
+        def forward(self, batch):
+            return self.lstm(batch.flatten(1, 2))[1][0][0]
+
+    return Rows()
+
+
+def hooked():
+    network = small_network()
+    network.hooks, network.meta = [], {"mean": 3}
+    network[1].register_forward_hook(lambda module, inputs, output: output + 1)
+    return network
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        sequence_model,
+        hooked,
+        lambda: torch.fx.symbolic_trace(small_network()),
+        lambda: torch.compile(small_network(), backend="eager"),
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 16))
+        ),
+    ],
+    ids=["lstm", "hooks", "fx", "compiled", "weight_norm"],
+)
+def test_networks_of_all_kinds_go_on(images, path, build):
+    torch.manual_seed(0)
+    network = build()
+    first = make(network, checkpoint=path, max_iter=2).fit(images)
+    torch.manual_seed(0)
+    assert_same_fit(make(build(), checkpoint=path, max_iter=2).fit(images), first)
+
+
 def test_a_network_that_cannot_be_told_from_others_has_no_checkpoint(images, path):
     network = small_network()
     network.mean = torch.zeros(3, device="meta")
-    with pytest.raises(TypeError, match=r"network cannot be told .*\(mean, a torch"):
+    with pytest.raises(
+        TypeError, match=r"network cannot be compared .*\(mean, a torch"
+    ):
         make(network, checkpoint=path).fit(images)
     assert not path.exists()
 
@@ -627,6 +686,12 @@ def compressed(good):
         set_item("training", "share_curve", value=torch.zeros(3)),
         set_item("training", "loss_curve", value=["a"]),
         set_item("random_state", "state", value="old"),
+        set_item("random_state", "state", "pos", value=10**8),
+        set_item("random_state", "state", "pos", value=-(10**8)),
+        set_item("training", "proba", value=torch.ones(3, 4, dtype=torch.float64)),
+        set_item("training", "proba", value=torch.ones(1).expand(10**9, 4)),
+        set_item("training", "n_calm", value=-1),
+        set_item("training", "loss_curve", value=[1.0, 2.0]),
         set_item("model", value=None),
         set_item("model", "head", value=7),
         set_item("model", "network", value={"1.weight": "a"}),
@@ -663,6 +728,9 @@ def test_a_checkpoint_with_other_things_in_it_is_an_error(images, path, change):
         set_item("fitted", "labels_", value=torch.zeros(3, dtype=torch.int64)),
         set_item("fitted", "labels_", value=torch.zeros(200)),
         set_item("fitted", "feature_names_in_", value=[1, 2]),
+        set_item("fitted", "feature_names_in_", value=["a"]),
+        set_item("fitted", "labels_", value=torch.zeros(1).long().expand(10**9)),
+        set_item("fitted", "share_curve_", value=torch.ones(1).expand(10**9, 4)),
         set_item("fitted", value=[]),
         delete_item("fitted", "labels_"),
         delete_item("model", "head"),
@@ -749,7 +817,7 @@ def test_no_link_is_followed_that_was_not_asked_for(images, tmp_path, monkeypatc
     """Whoever may write to the folder cannot know the name, nor does a link help."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    for name in ("run.pt.part", ".skcce-00.part"):
+    for name in ("run.pt.part", ".run.pt.00.part"):
         (tmp_path / name).symlink_to(victim)
     monkeypatch.setattr(_checkpoint.secrets, "token_hex", lambda n_bytes: "00")
     with pytest.raises(FileExistsError, match="cannot write"):

@@ -1,12 +1,16 @@
 """What is told apart, and what is not, in networks and functions."""
 
 import copy
+import dataclasses
+import enum
 import functools
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +28,20 @@ class Holder(nn.Module):
     def __init__(self, held=None):
         super().__init__()
         self.held = held
+
+
+@dataclasses.dataclass
+class Setting:
+    value: int
+
+
+def local_setting(value):
+    return dataclasses.make_dataclass("Local", [("value", int)])(value)
+
+
+class Color(enum.Enum):
+    RED = 1
+    BLUE = 2
 
 
 class Plain:
@@ -56,6 +74,46 @@ def in_main(text, **names):
     return scope["f"]
 
 
+def patched(function):
+    layer = linear()
+    layer.forward = types.MethodType(function, layer)
+    return layer
+
+
+def local_class(activation, scale=1):
+    class Local(nn.Module):
+        factor = scale
+
+        def forward(self, batch):
+            return activation(batch)
+
+        @property
+        def doubled(self):
+            return 2 * self.factor
+
+    return Local
+
+
+def of_a_factory(function):
+    class Local(torch.autograd.Function):
+        forward = staticmethod(function)
+
+    return Local.apply
+
+
+def with_attributes(thing, **attributes):
+    vars(thing).update(attributes)
+    return thing
+
+
+def shared(depth):
+    """A chain of functions of a notebook, each of which calls the last one twice."""
+    function = in_main("def f(x): return x")
+    for _ in range(depth):
+        function = in_main("def f(x): return g(x) + g(h(x))", g=function, h=function)
+    return function
+
+
 def itself():
     holder = Holder([1])
     holder.held.append(holder)
@@ -78,11 +136,17 @@ DIFFERENT = {
         torch.zeros(2, 1),
         torch.zeros(2, dtype=torch.float64),
         torch.tensor(0.0),
+        torch.zeros(2).to_sparse(),
+        torch.eye(2).to_sparse(),
+        with_attributes(torch.zeros(2), tag=1),
+        with_attributes(torch.zeros(2), tag=2),
     ],
     "arrays": lambda: [
         np.zeros(2),
         np.ones(2),
         np.zeros((2, 1)),
+        np.ma.array([0.0, 0.0], mask=[0, 1]),
+        np.ma.array([0.0, 0.0], mask=[1, 0]),
         np.zeros(2, np.float32),
         np.array([None, 1]),
         np.array([None, 2]),
@@ -96,7 +160,26 @@ DIFFERENT = {
             *(nn.ReLU(), nn.Tanh(), [nn.ReLU()], [nn.Tanh()], Plain(1), Plain(2)),
             *(torch.float32, torch.float64, Plain, Holder, np.random.default_rng(0)),
             np.random.default_rng(1),
+            *(re.compile("a"), re.compile("b"), np.sin, np.cos),
+            *(Setting(1), Setting(2), vars(Setting), Color.RED, Color.BLUE),
         )
+    ],
+    "attributes of a torch's name": lambda: [
+        *(linear(meta=1), linear(meta=2), linear(hooks=[]), linear(hooks={1: 2})),
+        *(linear(hooks={2: 2}), linear(use_hooks=True)),
+    ],
+    "classes": lambda: [
+        *(local_class(torch.relu), local_class(torch.tanh), local_class(torch.relu, 2)),
+        *(local_class(torch.relu)(), local_class(torch.tanh)()),
+        *(local_setting(1), local_setting(2)),
+        *(in_main("class f: x = 1"), in_main("class f: x = 2")),
+        in_main("class f:\n def g(self): return 1"),
+        in_main("class f:\n def g(self): return 2"),
+    ],
+    "methods": lambda: [
+        *(patched(lambda self, x: x), patched(lambda self, x: -x)),
+        *(of_a_factory(lambda ctx, x: x), of_a_factory(lambda ctx, x: -x)),
+        *(functools.lru_cache(scaled_by(1)), functools.lru_cache(scaled_by(2))),
     ],
     "layers": lambda: [
         *(nn.Dropout(0.1), nn.Dropout(0.9), nn.ReLU(), nn.Tanh()),
@@ -116,6 +199,8 @@ DIFFERENT = {
         *(torch.relu, torch.tanh, nn.functional.relu, digits),
         *(lambda x: x, lambda x: x + 1, lambda x: x + 2, lambda x, y=1: x),
         *(lambda x, y=2: x, scaled_by(1), scaled_by(2)),
+        *(lambda x, y: x, lambda x, *y: x, lambda x, **y: x),
+        *(with_attributes(scaled_by(1), flag=i) for i in range(2)),
         functools.partial(nn.functional.pad, pad=(1, 1)),
         functools.partial(nn.functional.pad, pad=(2, 1)),
         *("a".join, "b".join, Plain(1).__init__, Plain(2).__init__),
@@ -175,11 +260,36 @@ def test_mode_freezing_and_hooks_of_the_past_do_not_matter():
     assert describe(layer) == expected
 
 
+def test_a_global_counts_that_is_used_and_not_an_attribute_of_its_name():
+    text = "def f(x): return x.mean()"
+    assert describe(in_main(text, mean=1)) == describe(in_main(text, mean=2))
+    assert describe(in_main(text)) == describe(in_main(text, mean=threading.Lock()))
+
+
+def test_what_is_used_and_after_it_is_the_same():
+    for layer in (nn.LSTM(3, 2), nn.MultiheadAttention(2, 1), nn.BatchNorm1d(3).eval()):
+        before = describe(layer)
+        assert describe(copy.deepcopy(layer)) == before
+        assert describe(pickle.loads(pickle.dumps(layer))) == before
+        if not isinstance(layer, nn.MultiheadAttention):
+            layer(torch.zeros(2, 3))
+        assert describe(layer) == before
+    assert describe(torch.compile(linear(), backend="eager")) == describe(
+        torch.compile(linear(), backend="eager")
+    )
+
+
+def test_what_is_shared_is_looked_at_once():
+    """Or this would take longer than the world exists."""
+    assert describe(shared(100)) == describe(shared(100)) != describe(shared(99))
+
+
 def test_what_holds_itself():
     assert describe(itself()) == describe(itself())
     endless = []
-    endless.append(endless)
-    with pytest.raises(TypeError, match="holds itself"):
+    for _ in range(5000):
+        endless = [endless]
+    with pytest.raises(TypeError, match="nested too deeply"):
         describe(endless)
 
 

@@ -442,23 +442,30 @@ class DeepSoftmax(BaseEstimator):
         -------
         str
             Changes with the network's layers, settings, first weights, and what of it
-            is frozen.
+            is frozen. A function is called twice, to see whether it gives the same.
 
         Raises
         ------
         TypeError
             If it holds something that cannot be told from others, such as a generator.
         """
-        with random_numbers(0, torch.device("cpu")):
-            network = _new_network(self.network)
-        trainable = [weight.requires_grad for weight in network.parameters()]
+        network = self._build_with_seed_0()
         try:
-            digest = describe([describe(network), trainable])
+            digest = describe(network)
+            if not isinstance(self.network, nn.Module):
+                # A function may draw weights from elsewhere: only layers are known.
+                again = describe(self._build_with_seed_0())
+                digest = digest if again == digest else str(network)
         except TypeError as error:
             raise TypeError(
-                f"network cannot be told from other ones ({error})."
+                f"network cannot be compared with that of another run ({error})."
             ) from error
-        return f"{type(network).__name__} {digest[:16]}"
+        trainable = [weight.requires_grad for weight in network.parameters()]
+        return f"{type(network).__name__} {describe([digest, trainable])[:16]}"
+
+    def _build_with_seed_0(self) -> nn.Module:
+        with random_numbers(0, torch.device("cpu")):
+            return _new_network(self.network)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__().copy()
@@ -688,10 +695,11 @@ def _check_architecture(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError if what it holds of a weight has not the weight's shape."""
+    """Raise ValueError if what it holds does not have the shapes of the weights."""
     for weight, held in optimizer.state.items():
         for name, value in held.items():
-            if not isinstance(value, Tensor) or value.shape not in ((), weight.shape):
+            shape = () if name == "step" else weight.shape
+            if not isinstance(value, Tensor) or value.shape != shape:
                 raise ValueError(
                     f"The optimizer's {name} of a weight of shape "
                     f"{tuple(weight.shape)} cannot be {value!r}."

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import secrets
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -337,7 +336,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             try:
                 key = f"{describe(self.model)} {self.layer!r}"
             except TypeError as error:
-                key, unknown = secrets.token_hex(), str(error)
+                key, unknown = f"{id(self.model)} {self.layer!r}", str(error)
             build = partial(cut_own, self.model, self.layer, device)
         else:
             spec = specify(self.model, self.weights, self.layer, self.random_state)

@@ -161,7 +161,7 @@ DIFFERENT = {
             *(torch.float32, torch.float64, Plain, Holder, np.random.default_rng(0)),
             np.random.default_rng(1),
             *(re.compile("a"), re.compile("b"), np.sin, np.cos),
-            *(Setting(1), Setting(2), vars(Setting), Color.RED, Color.BLUE),
+            *(Setting(1), Setting(2), Color.RED, Color.BLUE),
         )
     ],
     "attributes of a torch's name": lambda: [
@@ -242,6 +242,12 @@ def test_what_is_made_again_is_the_same(row):
 def test_a_copy_is_the_same(row):
     for value in DIFFERENT[row]():
         assert describe(copy.deepcopy(value)) == describe(value)
+
+
+def test_a_view_of_a_dict_is_its_items():
+    one, other = (types.MappingProxyType({"a": i}) for i in range(2))
+    assert describe(one) == describe(types.MappingProxyType({"a": 0}))
+    assert describe(one) != describe(other)
 
 
 def test_the_order_of_sets_and_attributes_does_not_matter():

@@ -19,7 +19,7 @@ from sklearn.base import (
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import pairwise_distances_argmin
-from sklearn.utils import Tags, check_array, check_random_state, gen_batches
+from sklearn.utils import Tags, check_array, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -43,7 +43,6 @@ from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._neighbors import neighbor_average, principal_rows, smooth
 from skcce._pseudo_labels import MAX_LAM, check_prior
-from skcce._scaling import BLOCK, row_scale
 from skcce._threads import openmp_threads, single_blas_thread
 from skcce._training import Recipe, Training, advice, begin, evaluate, train
 
@@ -667,9 +666,10 @@ class CollisionClusterer(
         if n_neighbors == 0 and not with_kmeans:
             return None, None
         if X.ndim != 2:
-            wish, instead = "init='k-means'", 'init="random", or labels'
             if n_neighbors > 0:
                 wish, instead = f"n_neighbors={n_neighbors}", "n_neighbors=0"
+            else:
+                wish, instead = "init='k-means'", 'init="random", or labels'
             raise ValueError(
                 f"{wish} needs rows of features, X has {X.ndim} dimensions. Use "
                 f"{instead}."
@@ -907,14 +907,12 @@ def _check_lam(lam: Any) -> tuple[float, float]:
 
 def _nearest(X: NDArray, centroids: NDArray) -> NDArray:
     """Return the index of the nearest of the centroids for every row."""
-    mean, scale = row_scale(X)  # or squares might overflow
-    centroids = ((centroids - mean) / scale).astype(X.dtype)
-    return np.concatenate(
-        [
-            pairwise_distances_argmin((X[block] - mean) / scale, centroids)
-            for block in gen_batches(len(X), BLOCK)
-        ]
-    )
+    centroids = centroids.astype(X.dtype, copy=False)
+    largest = max(np.abs(X).max(), np.abs(centroids).max())
+    limits = np.finfo(X.dtype)
+    if largest > 0 and not limits.tiny**0.25 < largest < limits.max**0.25:
+        X, centroids = X / largest, centroids / largest  # squares would overflow
+    return pairwise_distances_argmin(X, centroids)
 
 
 def _match_sizes(labels: NDArray, prior: NDArray) -> NDArray:

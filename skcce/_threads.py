@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from multiprocessing import current_process
 from threading import Event, Lock, Thread
 
 from joblib import effective_n_jobs, parallel_config
@@ -105,6 +106,8 @@ def count_threads(n_jobs: int | None) -> int:
     As joblib has it, -1 stands for all processors, and None for 1 or what a
     ``parallel_config`` says.
     """
-    # In the worker of a pool joblib's own processes are not to be had; threads are.
+    if not current_process().daemon:
+        return effective_n_jobs(n_jobs)
+    # The worker of a pool may have no processes of its own, but it may have threads.
     with parallel_config(backend="threading"):
         return effective_n_jobs(n_jobs)

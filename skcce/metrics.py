@@ -145,12 +145,16 @@ def _match(
 
 
 def check_none_missing(labels: NDArray, name: str) -> None:
-    """Raise ValueError if one is NaN or NaT, which is not equal to itself."""
-    missing = np.flatnonzero(labels != labels)
-    if len(missing):
+    """Raise ValueError if one is None, pandas' NA, or NaN: not equal to itself."""
+    missing = (
+        labels != labels
+        if labels.dtype != object
+        else [x is None or type(x).__name__ == "NAType" or x != x for x in labels]
+    )
+    if np.any(missing):
         raise ValueError(
-            f"{name} contains NaN, first at {missing[0]}; leave out the samples of "
-            "unknown class."
+            f"{name} contains NaN or None, first at {np.argmax(missing)}; leave out "
+            "the samples of unknown class."
         )
 
 

@@ -15,8 +15,9 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import _safe_indexing, check_random_state, indexable
 from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _num_samples
 
 from skcce._autologging import inner_fits
@@ -179,7 +180,7 @@ def probe_accuracy(
     >>> probe_accuracy(CollisionClusterer(3, random_state=0).fit(X), X) > 0.9
     True
     """
-    labels = estimator.predict(X)
+    labels = np.asarray(estimator.predict(X))
     if _is_single(labels):
         return 0.0
     estimator = getattr(estimator, "best_estimator_", estimator)  # of a search
@@ -187,16 +188,18 @@ def probe_accuracy(
         X = estimator[:-1].transform(X)
     if probe is None:
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    (X,) = indexable(X)
     folds = KFold(cv, shuffle=True, random_state=check_random_state(random_state))
     n_right = 0
     for learned, left_out in folds.split(labels):
-        known = labels[learned]
+        # Of a matrix of distances, the columns are split, too.
+        known_rows, known = _safe_split(probe, X, labels, learned)
+        rows, expected = _safe_split(probe, X, labels, left_out, learned)
         predicted = known[0]  # a classifier takes no single class
         if not _is_single(known):
             with inner_fits():
-                classifier = clone(probe).fit(_safe_indexing(X, learned), known)
-            predicted = classifier.predict(_safe_indexing(X, left_out))
-        n_right += np.count_nonzero(predicted == labels[left_out])
+                predicted = clone(probe).fit(known_rows, known).predict(rows)
+        n_right += np.count_nonzero(predicted == expected)
     return float(n_right / len(labels))
 
 

@@ -557,6 +557,12 @@ def test_centroids_of_any_size_start_their_clusters(blobs, factor):
     assert_array_equal(clusterer.labels_, y)
 
 
+def test_centroids_of_a_small_structure_far_from_an_outlier():
+    X = np.array([[0.0]] * 50 + [[10.0]] * 50 + [[1e18]])
+    clusterer = CollisionClusterer(3, init=np.array([[0.0], [10.0], [1e18]]))
+    assert_array_equal(np.bincount(clusterer._labels_of_init(X)), [50, 50, 1])
+
+
 @pytest.mark.parametrize("n_neighbors", [0, 5])
 def test_rows_whose_differences_overflow_are_an_error(blobs, n_neighbors):
     X = np.sign(blobs[0]) * np.finfo(float).max

@@ -288,6 +288,19 @@ def test_damage_anywhere_gives_no_wrong_vector(tmp_path, sound_file, damage):
         assert_array_equal(value, vector(i))
 
 
+def test_what_is_no_damage_deletes_nothing(tmp_path, monkeypatch):
+    write(tmp_path, range(3))
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_cache, "_unpack", fail)
+        with pytest.raises(MemoryError):
+            read(tmp_path, range(3))
+    assert_whole(read(tmp_path, range(3)), range(3))
+
+
 @pytest.mark.filterwarnings("ignore:The cache:UserWarning")
 def test_damage_of_the_schema_does_no_harm(tmp_path):
     """Its text may become one that SQLite's messages cannot be decoded with."""

@@ -1451,6 +1451,7 @@ RESIZING = {
         Tiny(),
         v2.Compose([v2.PILToTensor(), v2.Resize(256), v2.ToDtype(torch.float32)]),
     ),
+    "nested": (Tiny(), nn.Sequential(v2.ToImage(), v2.Compose([v2.Resize(256)]))),
     "Resize of v1": (Tiny(), transforms.Compose([transforms.Resize(256)])),
 }
 
@@ -1496,6 +1497,8 @@ def test_narrow_images_are_found_before_the_network_begins(tmp_path, images):
     [
         None,
         transforms.Compose([transforms.CenterCrop(8), transforms.Resize(16)]),
+        transforms.Compose([lambda image: image.resize((8, 9)), transforms.Resize(16)]),
+        transforms.Compose([transforms.Pad(50), transforms.Resize(8)]),
         transforms.Resize((16, 16)),
         transforms.Resize(7, max_size=20_000),
         v2.RandomResizedCrop(16),
@@ -1508,6 +1511,25 @@ def test_narrow_images_that_stay_small_are_good(tmp_path, preprocess):
     for image in narrow_images(tmp_path, 20_000, 1)[:2]:
         rows = ImageFeatures(Tiny(), preprocess=preprocess).transform([image])
         assert np.isfinite(rows).all()
+
+
+class Wrapper:
+    """Has attributes of torchvision's names, of another kind."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+    def __call__(self, image):
+        return to_float_tensor(image)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"transforms": TRANSFORMS["resnet18"]}, {"resize_size": np.int64(3)}, {"size": 3}],
+)
+def test_attributes_of_a_transform_of_ones_own_mean_nothing(images, attributes):
+    transformer = ImageFeatures(Tiny(), preprocess=Wrapper(**attributes))
+    assert np.isfinite(transformer.transform(images)).all()
 
 
 def to_float_tensor(image):

@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from scipy.sparse import coo_matrix
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, pairwise_distances
 from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
@@ -136,6 +138,29 @@ def test_probe_of_clusters_of_a_single_sample(sizes):
     kmeans = KMeans(len(sizes), init=np.array(centers), n_init=1).fit(X)
     n_single = sum(size == 1 for size in sizes)
     assert probe_accuracy(kmeans, X) == 1 - n_single / 100
+
+
+class Listing(KMeans):
+    def predict(self, X):
+        return super().predict(X).tolist()
+
+
+class Given(KMeans):
+    """Knows the clusters of the rows that it was fitted on, whatever X is now."""
+
+    def predict(self, X):
+        return self.labels_
+
+
+def test_probe_of_other_data(separated):
+    kmeans = Given(4, n_init=1, random_state=0).fit(separated)
+    distances = pairwise_distances(separated)
+    probe = KNeighborsClassifier(metric="precomputed")
+    assert probe_accuracy(kmeans, distances, probe=probe) > 0.95
+    rows = coo_matrix(separated)
+    assert probe_accuracy(kmeans, rows, probe=KNeighborsClassifier()) > 0.95
+    listing = Listing(4, n_init=1, random_state=0).fit(separated)
+    assert probe_accuracy(listing, separated) > 0.95
 
 
 @pytest.mark.parametrize("criterion", [label_stability, probe_accuracy])

@@ -121,6 +121,8 @@ def test_count_threads():
     assert count_threads(None) == 1
     with parallel_config(n_jobs=2):
         assert count_threads(None) == 2
+    with parallel_config(backend="sequential"):
+        assert count_threads(4) == 1
 
 
 def count_in_a_worker(n_jobs):

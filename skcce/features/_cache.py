@@ -18,6 +18,8 @@ _SECONDS_TO_WAIT = 60  # for another process that writes
 _KEYS_A_QUERY = 500
 _CHECKSUM_BYTES = 4
 _DAY = 86_400
+# What a damaged file leads to; ValueError, if text cannot be decoded.
+_BROKEN = (sqlite3.Error, ArithmeticError, LookupError, TypeError, ValueError)
 # What is deleted if the cache is full: down to so much of its limit.
 _FILL = 0.9
 
@@ -70,7 +72,7 @@ class FeatureCache:
             action(*arguments)
         except (sqlite3.OperationalError, OSError) as error:
             self._warn(f"is not used: {error}")
-        except Exception as error:  # SQLite's, or whatever else damage leads to
+        except _BROKEN as error:
             self._warn(f"is broken, and begun anew: {error}")
             try:
                 self._path.unlink(missing_ok=True)

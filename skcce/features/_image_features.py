@@ -62,7 +62,7 @@ _CPU_BATCH = 8
 # To look at a file from outside takes less time than to hand it to a thread: so many
 # at a time, and so many blocks ahead.
 _BLOCK, _BLOCKS_AHEAD = 16, 64
-# That an image may be resized to, unless it has more: 100 MB of bytes, 400 of floats.
+# Pixels that an image may be resized to, if it does not have more: 100 MB of bytes.
 _MOST_PIXELS = 2**25
 
 
@@ -251,9 +251,9 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Raises
         ------
         ValueError
-            If images cannot be read, or are so narrow that they would be resized to
-            more than 33 million pixels: all of them are named, and none was computed.
-            Or if a parameter is wrong.
+            If images cannot be read, or are so narrow that torchvision's transforms
+            would resize them to more than 33 million pixels: all of them are named, and
+            none was computed. Or if a parameter is wrong.
         TypeError
             If `X` is something else.
         OSError

@@ -7,7 +7,7 @@ import os
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from torchvision.models.feature_extraction import (
     get_graph_node_names,
 )
 from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
 
 from skcce.deep._torch_state import random_numbers
 
@@ -29,6 +30,11 @@ _WITH_WEIGHTS = {
     "googlenet": {"transform_input": True},
     "inception_v3": {"transform_input": True},
 }
+# Transforms that only change how an image is held.
+_KEEP_THE_SHAPE = (
+    *(v1.ToTensor, v1.PILToTensor, v1.ToPILImage, v1.ConvertImageDtype),
+    *(v2.ToImage, v2.PILToTensor, v2.ToPILImage, v2.ToDtype, v2.ToTensor),
+)
 # The files of DenseNet were written with other names.
 _OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 # Layers of Swin that are not (n, height, width, channels).
@@ -114,18 +120,32 @@ def default_preprocess(spec: NetworkSpec) -> Callable:
 def resized_side(preprocess: Callable) -> int | None:
     """Return what `preprocess` resizes the shorter side of an image to, if it tells.
 
-    Torchvision's presets do, and a Resize, or a Compose that resizes before it crops.
+    Torchvision's presets do, and its Resize, if nothing that may change the shape of an
+    image comes before.
     """
-    for part in getattr(preprocess, "transforms", [preprocess]):
-        size = getattr(part, "resize_size", None)
-        if isinstance(part, (v1.Resize, v2.Resize)) and part.max_size is None:
+    for part in _steps(preprocess):
+        if isinstance(part, ImageClassification):
+            size = part.resize_size
+        elif isinstance(part, (v1.Resize, v2.Resize)) and part.max_size is None:
             size = part.size
-        elif "Crop" in type(part).__name__:
+        elif isinstance(part, _KEEP_THE_SHAPE):
+            continue
+        else:
             return None
-        if size is not None:
-            sides = [size] if isinstance(size, int) else list(size)
-            return sides[0] if len(sides) == 1 else None
+        sides = [size] if isinstance(size, int) else list(size)
+        return sides[0] if len(sides) == 1 else None
     return None
+
+
+def _steps(transform: Callable) -> Iterator[Callable]:
+    """Yield a transform, or those that it consists of, in order."""
+    if isinstance(transform, (v1.Compose, v2.Compose)):
+        transform = transform.transforms
+    if isinstance(transform, (list, nn.Sequential)):
+        for step in transform:
+            yield from _steps(step)
+    else:
+        yield transform
 
 
 # Clones and estimators of equal parameters share the network; two, so that a loop over

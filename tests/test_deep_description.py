@@ -162,6 +162,7 @@ DIFFERENT = {
             np.random.default_rng(1),
             *(re.compile("a"), re.compile("b"), np.sin, np.cos),
             *(Setting(1), Setting(2), Color.RED, Color.BLUE),
+            *(with_attributes(Plain(), a=1), with_attributes(Plain(), b=1)),
         )
     ],
     "attributes of a torch's name": lambda: [
@@ -190,7 +191,7 @@ DIFFERENT = {
         linear(),
         nn.Linear(3, 2, bias=False),
         linear(weight=nn.Parameter(torch.zeros(2, 3))),
-        linear(extra=1),
+        *(linear(extra=1), linear(other=1)),
         linear().double(),
     ],
     "hooks": lambda: [linear(), with_hook(pickle.dumps), with_hook(pickle.loads)],
@@ -210,6 +211,8 @@ DIFFERENT = {
         in_main("def f(x): return -x"),
         in_main("def f(x): return x * scale", scale=1),
         in_main("def f(x): return x * scale", scale=2),
+        in_main("class f: a = 1"),
+        in_main("class f: b = 1"),
         in_main("def f(x): return [i * scale for i in x]", scale=1),
         in_main("def f(x): return [i * scale for i in x]", scale=2),
     ],

@@ -82,7 +82,7 @@ def _digest(value: Any, path: str, depth: int, seen: dict[int, _Visit]) -> bytes
                 if not isinstance(part, memoryview):
                     where = f"{path}.{name}" if name else path
                     part = _digest(part, where, depth + 1, seen)
-                pieces.append(part)
+                pieces += [name, part]
             visit.digest = _hash(*pieces)
     return seen[id(value)].digest
 
@@ -107,7 +107,7 @@ def _parts_or_reason(value: Any, path: str) -> list[tuple[str, Any]]:
 
 
 def _parts(value: Any) -> list[tuple[str, Any]]:
-    """Return what tells an object from others of its class, with names for errors."""
+    """Return what tells an object from others of its class, by its names."""
     kind = type(value)
     if kind in (tuple, list):
         return [(str(i), item) for i, item in enumerate(value)]

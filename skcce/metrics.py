@@ -146,11 +146,10 @@ def _match(
 
 def check_none_missing(labels: NDArray, name: str) -> None:
     """Raise ValueError if one is None, pandas' NA, or NaN: not equal to itself."""
-    missing = (
-        labels != labels
-        if labels.dtype != object
-        else [x is None or type(x).__name__ == "NAType" or x != x for x in labels]
-    )
+    if labels.dtype == object:
+        missing = [x is None or type(x).__name__ == "NAType" or x != x for x in labels]
+    else:
+        missing = labels != labels
     if np.any(missing):
         raise ValueError(
             f"{name} contains NaN or None, first at {np.argmax(missing)}; leave out "

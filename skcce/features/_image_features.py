@@ -345,7 +345,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             build = partial(load, spec, device)
         is_custom = self.preprocess is not None
         target = resized_side(preprocess)
-        read = partial(_read, target, check_range=not is_custom)
+        read = partial(_read_checked, target, check_range=not is_custom)
         return _Source(
             key=os.fsencode(f"{_CACHE_VERSION} {torch.__version__} {key}"),
             read=read,
@@ -546,7 +546,9 @@ def _check_resized(size: tuple[int, int], target: int | None) -> None:
         )
 
 
-def _read(target: int | None, item: Any, *, check_range: bool) -> "Image | NDArray":
+def _read_checked(
+    target: int | None, item: Any, *, check_range: bool
+) -> "Image | NDArray":
     image = read_image(item)
     if check_range and isinstance(image, np.ndarray):
         least, most = image.min(), image.max()

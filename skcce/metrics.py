@@ -9,7 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from sklearn.metrics import make_scorer
-from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_consistent_length, column_or_1d
+
+from skcce._weights import check_weights
 
 __all__ = ["clustering_accuracy", "clustering_accuracy_score", "match_labels"]
 
@@ -122,21 +124,9 @@ def _match(
     check_none_missing(labels_pred, "labels_pred")
     if len(labels_true) == 0:
         raise ValueError("labels_true and labels_pred are empty, at least 1 is needed.")
+    sample_weight = check_weights(sample_weight, len(labels_true))
     if sample_weight is None:
         sample_weight = np.ones(len(labels_true))
-    sample_weight = check_array(
-        sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
-    )
-    if sample_weight.shape != labels_true.shape:
-        raise ValueError(
-            f"sample_weight must have shape {labels_true.shape}, one weight a sample, "
-            f"got shape {sample_weight.shape}."
-        )
-    if sample_weight.min() < 0 or sample_weight.sum() == 0:
-        raise ValueError(
-            "sample_weight must not be negative and not all zero, got a minimum of "
-            f"{sample_weight.min()} and a sum of {sample_weight.sum()}."
-        )
     classes, rows = np.unique(labels_true, return_inverse=True)
     clusters, columns = np.unique(labels_pred, return_inverse=True)
     shape = (len(classes), len(clusters))

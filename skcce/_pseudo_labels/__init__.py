@@ -19,3 +19,13 @@ __all__ = [
     "pseudo_label_loss",
     "solve_pseudo_labels",
 ]
+
+
+def solve_batch(proba, lam, prior, *, forward, n_iter, weight=None, fixed=None):
+    from skcce._pseudo_labels.interior_point import interior_point
+
+    labels = positive_rows(proba)
+    if not forward:
+        expectation_maximization(proba, labels, lam, prior, n_iter)
+        return labels
+    return interior_point(labels, lam, prior, True, 100, 1e-2)[0]

@@ -27,9 +27,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.models.feature_extraction import get_graph_node_names
 from torchvision.transforms import v2
 
-from skcce import CollisionClusterer
-from skcce.features import ImageFeatures, _image_features, _networks, _reading
-from skcce.features._reading import read_ahead
+from skcce import CollisionClusterer, _reading
+from skcce._reading import read_ahead
+from skcce.features import ImageFeatures, _image_features, _networks
 
 # Torchvision's own preparation, and the part that is replaced by hand.
 TRANSFORMS = {

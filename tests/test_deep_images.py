@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import backwards, every_second, memmap, pil_images, read_only
+from conftest import backwards, every_second, memmap, pil_images, read_only, save
 from numpy.testing import assert_array_equal
 from PIL import Image
 from torch import nn
@@ -538,14 +538,6 @@ def test_booleans_and_16_bits_are_read_batch_by_batch():
 
 
 # --- Paths ------------------------------------------------------------------
-
-
-def save(images, folder, suffix="png", **options):
-    folder.mkdir(exist_ok=True, parents=True)
-    paths = [folder / f"{i}.{suffix}" for i in range(len(images))]
-    for path, image in zip(paths, images, strict=True):
-        image.save(path, **options)
-    return paths
 
 
 # All that holds paths.

@@ -1,5 +1,7 @@
 import os
 import tempfile
+import urllib.error
+from pathlib import Path
 
 # Small matrices: threads cost more than they give. Before numpy is imported.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -57,6 +59,15 @@ def pil_images(X):
     return [Image.fromarray(image.squeeze()) for image in X]
 
 
+def save(images, folder, suffix="png", **options):
+    """Write PIL images to files, and return their paths."""
+    folder.mkdir(exist_ok=True, parents=True)
+    paths = [folder / f"{i}.{suffix}" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path, **options)
+    return paths
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
@@ -70,3 +81,80 @@ def digits():
 @pytest.fixture
 def blobs():
     return make_blobs(300, n_features=5, centers=4, random_state=0)
+
+
+# --- Features of images; what needs torch is imported where it is needed ----
+
+
+@pytest.fixture(scope="session")
+def torch_home(tmp_path_factory):
+    """Make a folder in which torchvision finds weights that count as pretrained."""
+    import torch
+    from feature_helpers import PRETRAINED, network_of
+
+    home = tmp_path_factory.mktemp("torch")
+    (home / "hub" / "checkpoints").mkdir(parents=True)
+    for name, weights in PRETRAINED.items():
+        path = home / "hub" / "checkpoints" / Path(weights.url).name
+        torch.save(network_of(name, seed=1).state_dict(), path)
+    return home
+
+
+@pytest.fixture
+def offline(monkeypatch, torch_home):
+    def refuse(url, *args, **kwargs):
+        raise urllib.error.URLError("no network here")
+
+    monkeypatch.setenv("TORCH_HOME", str(torch_home))
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+@pytest.fixture
+def empty_torch_home(monkeypatch, tmp_path):
+    from skcce.features._networks import load
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    load.cache_clear()
+    yield tmp_path / "torch" / "hub" / "checkpoints"
+    load.cache_clear()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Nothing may be built."""
+
+    def refuse(*args):
+        raise AssertionError("a network was built")
+
+    monkeypatch.setattr("skcce.features._image_features.load", refuse)
+    monkeypatch.setattr("skcce.features._image_features.cut_own", refuse)
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    from feature_helpers import Calls
+
+    return Calls(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def images():
+    from feature_helpers import smooth_images
+
+    return smooth_images(7, 20, 24)
+
+
+@pytest.fixture(scope="session")
+def two():
+    from feature_helpers import smooth_images
+
+    return smooth_images(2)
+
+
+@pytest.fixture(scope="session")
+def expected(two):
+    """Return the features of `two` by the pretrained network that most tests take."""
+    from feature_helpers import direct, network_of
+
+    return direct("resnet18", pil_images(two), network_of("resnet18", seed=1))

@@ -15,11 +15,12 @@ from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
+from skcce._images import is_table
 from skcce._linear import LinearSoftmax
 from skcce._model import BatchObjective, SoftmaxModel
 from skcce.deep._augment import as_augmentation
 from skcce.deep._description import describe
-from skcce.deep._images import Images, is_table, open_images
+from skcce.deep._images import Images, open_images
 from skcce.deep._networks import is_fresh
 from skcce.deep._torch_state import random_numbers, resolve_device, torch_threads
 
@@ -201,9 +202,10 @@ class DeepSoftmax(SoftmaxModel):
         Parameters
         ----------
         X : array, tensor, list or map-style data set
-            Arrays have shape (n, H, W), (n, H, W, C) or (n, C, H, W), and are of uint8,
-            or of floats. A list or a data set gives images, or tuples that begin with
-            one: arrays or tensors as above, or PIL images.
+            Arrays and tensors of shape (n, H, W), (n, H, W, C) or (n, C, H, W); or a
+            list, a Series or a data set of paths, of PIL images, of single arrays or
+            tensors, or of tuples that begin with one. Paths are opened to see whether
+            all can be read.
 
         Returns
         -------
@@ -214,10 +216,11 @@ class DeepSoftmax(SoftmaxModel):
         Raises
         ------
         ValueError
-            If there are no images, they have another shape or dtype than that, or not
-            the channels that the network takes.
+            If there are no images, files cannot be read or differ in size, or images
+            have another shape or dtype than that, or not the channels that the network
+            takes.
         TypeError
-            If `X` is neither an array nor a data set.
+            If `X` holds no images.
         """
         return None if is_table(X) else open_images(X, _first_channels(self.network))
 

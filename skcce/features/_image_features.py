@@ -27,13 +27,14 @@ from torchvision.models import WeightsEnum
 from torchvision.transforms.functional import pil_to_tensor
 
 from skcce._images import (
-    check_file,
+    check_image,
     image_sequence,
     path_of,
     read_image,
     size_of,
 )
 from skcce._progress import progress_bar
+from skcce._reading import Failure, attempt, bad_images, read_ahead, read_each
 from skcce._threads import count_threads
 from skcce.deep._description import describe
 from skcce.deep._torch_state import resolve_device, single_threads
@@ -46,7 +47,6 @@ from skcce.features._networks import (
     resized_side,
     specify,
 )
-from skcce.features._reading import read_ahead
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,9 +59,6 @@ _CACHE_VERSION = 2
 # On the CPU, small batches that each go through the network in one thread, several of
 # them at a time, took half of the time of large ones that all threads share.
 _CPU_BATCH = 8
-# To look at a file from outside takes less time than to hand it to a thread: so many
-# at a time, and so many blocks ahead.
-_BLOCK, _BLOCKS_AHEAD = 16, 64
 # Pixels that an image may be resized to, if it does not have more: 100 MB of bytes.
 _MOST_PIXELS = 2**25
 
@@ -276,15 +273,15 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             )
         folder = None if source.unknown else self.cache
         with FeatureCache(folder, self.cache_size) as cache:
-            rows = range(len(images))
-            seen = dict(
-                self._read(partial(_look, source), images, rows, "reading", bad)
-            )
-            keys = {i: known_by.key for i, known_by in seen.items()}
-            known = _of_one_length(cache.read(keys.values()))
+            look, rows = partial(_look, source), range(len(images))
+            seen = dict(self._read(look, images, rows, "reading", bad))
+            keys = {i: key for i, (key, _) in seen.items()}
+            known = cache.read(keys.values())
+            if len({len(vector) for vector in known.values()}) > 1:
+                known = {}  # not all of them can be whole
             todo = [i for i, key in keys.items() if key not in known]
-            unread = [i for i in todo if not seen[i].is_read]
-            check = partial(_check, source)
+            unread = [i for i in todo if not seen[i][1]]
+            check = partial(_check, source.target)
             deque(self._read(check, images, unread, "checking", bad), maxlen=0)
             if self.on_error == "raise":
                 self._report(bad, len(images))
@@ -378,8 +375,8 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         turn = nullcontext() if on_cpu else Lock()
 
         def work(part: slice) -> tuple[dict, dict]:
-            outcomes = {i: _attempt(source.prepare, images, i) for i in rows[part]}
-            failed = {i: x for i, x in outcomes.items() if isinstance(x, _Failure)}
+            outcomes = {i: attempt(source.prepare, images, i) for i in rows[part]}
+            failed = {i: x for i, x in outcomes.items() if isinstance(x, Failure)}
             good = {i: x for i, x in outcomes.items() if i not in failed}
             if not good:
                 return {}, failed
@@ -409,25 +406,10 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         title: str,
         bad: dict[int, str],
     ) -> Iterator[tuple[int, Any]]:
-        """Yield rows, and what `function` makes of their images, from threads.
-
-        Note in `bad` those of which it can make nothing.
-        """
-        blocks = [rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)]
-        outcomes = read_ahead(
-            lambda block: [_attempt(function, images, i) for i in block],
-            blocks,
-            count_threads(self.n_jobs),
-            _BLOCKS_AHEAD,
-        )
+        """Yield rows, and what `function` makes of their images, behind a bar."""
+        n_threads = count_threads(self.n_jobs)
         with self._bar(title, len(rows), leave=False) as bar:
-            for block, results in zip(blocks, outcomes, strict=True):
-                for i, result in zip(block, results, strict=True):
-                    if isinstance(result, _Failure):
-                        bad[i] = result.reason
-                    else:
-                        yield i, result
-                bar.update(len(block))
+            yield from read_each(function, images, rows, bad, n_threads, bar.update)
 
     def _bar(self, title: str, n_images: int, *, leave: bool = True) -> "tqdm":
         return progress_bar(
@@ -443,74 +425,31 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Raise, or warn, because of images that cannot be read."""
         if not bad:
             return
-        n = len(bad)
-        lines = "".join(f"\n  row {i}: {reason}" for i, reason in sorted(bad.items()))
-        text = f"{n} of {n_images} images cannot be read"
-        if self.on_error == "raise" or n == n_images:
-            hint = ' on_error="skip" leaves their rows NaN.' if n < n_images else ""
-            raise ValueError(f"{text}.{hint}{lines}")
-        warnings.warn(f"{text}, their rows are NaN:{lines}", stacklevel=4)
+        if self.on_error == "raise" or len(bad) == n_images:
+            is_choice = len(bad) < n_images
+            hint = '. on_error="skip" leaves their rows NaN.' if is_choice else "."
+            raise ValueError(bad_images(bad, n_images, hint))
+        warnings.warn(bad_images(bad, n_images, ", their rows are NaN:"), stacklevel=4)
 
 
 class _Source(NamedTuple):
-    """Where features come from.
+    """Where features come from."""
 
-    Attributes
-    ----------
-    key : bytes
-        Changes with all that features depend on, but for the image.
-    read : callable
-        Makes of an item the image that is prepared.
-    target : int or None
-        What an image's shorter side is resized to, if that is known.
-    prepare : callable
-        Makes of an item the tensor (C, H, W) that the network gets.
-    build : callable
-        Returns the network.
-    device : torch.device
-        Where it is.
-    key_by_output : bool
-        Whether images are known by what `prepare` makes of them, because what it does
-        is not part of `key`.
-    unknown : str
-        What keeps the model from being told from others; "" if nothing does.
-    """
-
-    key: bytes
-    read: Callable[[Any], "Image | NDArray"]
-    target: int | None
-    prepare: Callable[[Any], Tensor]
-    build: Callable[[], nn.Module]
+    key: bytes  # changes with all that features depend on, but for the image
+    read: Callable[[Any], "Image | NDArray"]  # the image of an item
+    target: int | None  # what an image's shorter side is resized to, if that is known
+    prepare: Callable[[Any], Tensor]  # what the network gets of an item, (C, H, W)
+    build: Callable[[], nn.Module]  # the network
     device: torch.device
-    key_by_output: bool
-    unknown: str
+    key_by_output: bool  # are images known by what `prepare`, no part of `key`, gives?
+    unknown: str  # what keeps the model from being told from others, or ""
 
 
-class _Failure(NamedTuple):
-    reason: str
+def _look(source: _Source, item: Any) -> tuple[bytes, bool]:
+    """Return what an image is known by, and whether all of it was read for that.
 
-
-def _attempt(function: Callable, images: Sequence, row: int) -> Any:
-    """Return what `function` makes of an image, or why it could not."""
-    name = None  # until the item is there
-    try:
-        item = images[row]
-        name = path_of(item)
-        return function(item)
-    except Exception as error:  # decoders and data sets may raise anything
-        reason = getattr(error, "strerror", None) or str(error) or repr(error)
-        return _Failure(f"{name}: {reason}" if name else reason)
-
-
-class _Look(NamedTuple):
-    """What an image is known by, and whether all of it was read for that."""
-
-    key: bytes
-    is_read: bool
-
-
-def _look(source: _Source, item: Any) -> _Look:
-    """Know an image by its file, seen from outside, or by its pixels."""
+    A file is looked at from outside; of another image, the pixels count.
+    """
     path = None if source.key_by_output else path_of(item)
     if source.key_by_output:
         content = source.prepare(item).contiguous().numpy()
@@ -523,11 +462,11 @@ def _look(source: _Source, item: Any) -> _Look:
     digest = hashlib.blake2b(source.key, digest_size=16)
     digest.update(f"{content.dtype} {content.shape}".encode())
     digest.update(content)
-    return _Look(digest.digest(), is_read=path is None)
+    return digest.digest(), path is None
 
 
-def _check(source: _Source, item: Any) -> None:
-    _check_resized(check_file(path_of(item)), source.target)
+def _check(target: int | None, item: Any) -> None:
+    _check_resized(check_image(item), target)
 
 
 def _check_resized(size: tuple[int, int], target: int | None) -> None:
@@ -536,9 +475,7 @@ def _check_resized(size: tuple[int, int], target: int | None) -> None:
     A file of 138 bytes may hold 20,000 x 1 pixels; with a shorter side of 256, these
     become 1.3 billion.
     """
-    if target is None:
-        return
-    n_resized = max(size) / min(size) * target**2
+    n_resized = max(size) / min(size) * (target or 0) ** 2
     if n_resized > max(_MOST_PIXELS, size[0] * size[1]):
         raise ValueError(
             f"{size[0]} x {size[1]} pixels is too narrow: with its shorter side "
@@ -564,8 +501,7 @@ def _read_checked(
 def _prepare(read: Callable, preprocess: Callable, item: Any) -> Tensor:
     image = read(item)
     if isinstance(image, np.ndarray):
-        # A copy, because preprocess may work in place.
-        image = torch.tensor(image).movedim(2, 0)
+        image = torch.from_numpy(image).movedim(2, 0)
     prepared = preprocess(image)
     if not isinstance(prepared, Tensor) or prepared.ndim != 3:
         shape = tuple(getattr(prepared, "shape", ()))
@@ -591,11 +527,6 @@ def _stack(prepared: dict[int, Tensor]) -> Tensor:
             "one size."
         )
     return torch.stack(list(prepared.values()))
-
-
-def _of_one_length(vectors: dict[bytes, NDArray]) -> dict[bytes, NDArray]:
-    """Return vectors from a cache, or none of them, if not all can be whole."""
-    return vectors if len({len(v) for v in vectors.values()}) == 1 else {}
 
 
 def _as_rows(vectors: dict[int, NDArray], n_rows: int) -> NDArray:

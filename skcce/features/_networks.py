@@ -42,27 +42,13 @@ _SWIN_LAYERS = (None, "features.0.0", "permute", "avgpool", "flatten", "head")
 
 
 class NetworkSpec(NamedTuple):
-    """Which of torchvision's networks is meant, and all that its features depend on.
-
-    Attributes
-    ----------
-    name : str
-        Name of the architecture.
-    weights : WeightsEnum or None
-        Torchvision's own weights; with a file, those that its name is that of.
-    file : tuple of (str, int, int) or None
-        Path, size and time of change of a file of weights.
-    layer : str or None
-        Where the features are taken from; None is what the classifier would get.
-    seed : int
-        Seed of random weights, where there are no others.
-    """
+    """Which of torchvision's networks is meant, and all that its features depend on."""
 
     name: str
-    weights: WeightsEnum | None
-    file: tuple[str, int, int] | None
-    layer: str | None
-    seed: int
+    weights: WeightsEnum | None  # with a file, those that its name is that of
+    file: tuple[str, int, int] | None  # path, size, and time of change
+    layer: str | None  # None is what the classifier would get
+    seed: int  # of random weights, where there are no others
 
 
 def specify(

@@ -1,0 +1,90 @@
+"""Work done in threads, in order, while the caller uses what came before."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from skcce._images import why_unread
+
+# Pillow and torch work without Python's lock, so threads are enough, and need neither
+# copies between processes nor a guarded __main__.
+
+# To look at a file from outside takes less time than to hand it to a thread: so many
+# at a time, and so many blocks ahead.
+_BLOCK, _BLOCKS_AHEAD = 16, 64
+
+
+def read_ahead(
+    function: Callable[[Any], Any],
+    items: Iterable,
+    n_threads: int,
+    n_ahead: int,
+    initializer: Callable[[], None] | None = None,
+) -> Iterator[Any]:
+    """Yield ``function(item)`` for each item, with at most `n_ahead` results waiting.
+
+    An exception of `function` is raised where its result would be due. If the caller
+    stops early, what has not begun is never run. Each thread begins with `initializer`.
+    """
+    executor = ThreadPoolExecutor(n_threads, initializer=initializer)
+    try:
+        waiting = deque()
+        for item in items:
+            waiting.append(executor.submit(function, item))
+            if len(waiting) > n_ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+class Failure(NamedTuple):
+    """What stands for the result where an image cannot be read."""
+
+    reason: str
+
+
+def attempt(function: Callable, images: Sequence, row: int) -> Any:
+    """Return what `function` makes of an image, or the Failure."""
+    item = None  # until it is there
+    try:
+        item = images[row]
+        return function(item)
+    except Exception as error:  # decoders and data sets may raise anything
+        return Failure(why_unread(item, error))
+
+
+def read_each(
+    function: Callable,
+    images: Sequence,
+    rows: Sequence[int],
+    bad: dict[int, str],
+    n_threads: int,
+    report: Callable[[int], Any] = int,
+) -> Iterator[tuple[int, Any]]:
+    """Yield rows, and what `function` makes of their images, from threads.
+
+    Note in `bad` those of which it can make nothing, and `report` how many are done.
+    """
+    blocks = [rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)]
+    outcomes = read_ahead(
+        lambda block: [attempt(function, images, i) for i in block],
+        blocks,
+        n_threads,
+        _BLOCKS_AHEAD,
+    )
+    for block, results in zip(blocks, outcomes, strict=True):
+        for i, result in zip(block, results, strict=True):
+            if isinstance(result, Failure):
+                bad[i] = result.reason
+            else:
+                yield i, result
+        report(len(block))
+
+
+def bad_images(bad: Mapping[int, str], n_images: int, hint: str = ".") -> str:
+    """Say which images cannot be read, and why."""
+    lines = [f"\n  row {row}: {reason}" for row, reason in sorted(bad.items())]
+    return f"{len(bad)} of {n_images} images cannot be read{hint}{''.join(lines)}"

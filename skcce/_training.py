@@ -14,12 +14,13 @@ from skcce._model import SoftmaxModel
 from skcce._neighbors import smooth
 from skcce._progress import progress_bar, show_epoch
 from skcce._pseudo_labels import (
-    expectation_maximization,
     fairness,
     positive_rows,
     pseudo_label_loss,
+    solve_batch,
 )
 from skcce._pseudo_labels.interior_point import interior_point
+from skcce._pseudo_labels.objective import pose
 from skcce.losses import collision_loss_and_gradient, log_normalize
 
 # Trained to the end when in so many epochs in a row too few samples changed cluster.
@@ -56,13 +57,12 @@ class Recipe(NamedTuple):
 
     def solve(self, proba: NDArray) -> NDArray:
         """Solve for the pseudo-labels of some rows, starting from their predictions."""
-        labels = positive_rows(proba)
-        if self.solver == "em":
-            expectation_maximization(proba, labels, self.lam, self.prior, self.em_iter)
-            return labels
-        return interior_point(
-            labels, self.lam, self.prior, self.forward, _LABEL_STEPS, _LABEL_TOL
-        )[0]
+        if self.forward or self.solver == "em":
+            return solve_batch(
+                proba, self.lam, self.prior, forward=self.forward, n_iter=self.em_iter
+            )
+        problem = pose(positive_rows(proba), self.lam, self.prior)
+        return interior_point(problem, _LABEL_STEPS, _LABEL_TOL)[0]
 
 
 @dataclass

@@ -30,18 +30,17 @@ from skcce._callbacks import (
     EpochCallbacks,
     with_callbacks,
 )
-from skcce._checkpoint import (
-    FITTED,
-    Checkpoint,
-    fitted_of,
-    read_record,
-    restored,
-    training_of,
-    write_record,
-)
 from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._neighbors import neighbor_average, principal_rows, smooth
+from skcce._persistence import (
+    FITTED,
+    Checkpoint,
+    curves,
+    fitted_attributes,
+    load,
+    save,
+)
 from skcce._pseudo_labels import MAX_LAM, check_prior
 from skcce._threads import openmp_threads, single_blas_thread
 from skcce._training import Recipe, Training, advice, begin, evaluate, train
@@ -146,9 +145,8 @@ class CollisionClusterer(
         Stop when in 3 epochs in a row at most this share of the samples changed its
         cluster.
     checkpoint : str, path-like or None, default=None
-        File that is written after every epoch, for a model that can be saved, such as
-        :class:`skcce.deep.DeepSoftmax`. If it is there when fit begins, the training
-        goes on from it, and ends as if it had never been interrupted; delete it to
+        File that is written after every epoch, such as ``"run.npz"``. If it exists,
+        fit resumes from it, and ends as if it had never been interrupted; delete it to
         start anew. It may go on with another `max_iter` or `tol`; with other settings
         or data it is an error.
     random_state : int, RandomState instance or None, default=None
@@ -333,7 +331,7 @@ class CollisionClusterer(
         checkpoint = None
         if self.checkpoint is not None:
             _check_can_save(model, f"checkpoint={str(self.checkpoint)!r}")
-            checkpoint = Checkpoint(self.checkpoint, self, data)
+            checkpoint = Checkpoint(self.checkpoint, self, model, data)
         random_state = check_random_state(self.random_state)
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
@@ -377,37 +375,31 @@ class CollisionClusterer(
                 f"{self.n_iter_}, the last good ones."
             )
         if checkpoint and not training.interrupted:
-            checkpoint.write(training, random_state, self._fitted_attributes())
+            checkpoint.write(training, random_state, fitted_attributes(self))
         self._warn_if_unfinished(training, n_wanted=np.count_nonzero(recipe.prior))
         return self
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the fitted model to a file.
 
-        The file holds numbers and tensors, no code: ``torch.load`` reads it with
-        ``weights_only=True``, and ``load`` brings it back.
+        The file holds JSON and numpy's arrays, no code: ``numpy.load`` reads it, and
+        ``load`` brings it back.
 
         Parameters
         ----------
         path : str or path-like
-            Where to write.
+            Where to write, such as ``"model.npz"``.
 
         Raises
         ------
         NotFittedError
             If nothing was fitted.
         ValueError
-            If the model cannot be saved so; a linear one can be pickled.
+            If the model has no ``get_state``.
         """
         check_is_fitted(self, "model_")
         _check_can_save(self.model_, f"save({str(path)!r})")
-        state = {
-            key: value
-            for key, value in self.model_.get_state().items()
-            if key != "optimizer"
-        }
-        record = {"model": state, "fitted": self._fitted_attributes()}
-        write_record(path, record)
+        save(path, self)
 
     def load(self, path: str | os.PathLike) -> Self:
         """Read what ``save`` has written, or a checkpoint, instead of a fit.
@@ -432,21 +424,10 @@ class CollisionClusterer(
         """
         model = LinearSoftmax() if self.model is None else self.model
         _check_can_save(model, f"load({str(path)!r})")
-        record = read_record(path)
-        if "fitted" in record:
-            attributes = fitted_of(path, record)
-        else:
-            attributes = _curves(training_of(path, record))
-        n_saved = attributes["share_curve_"].shape[1]
-        if n_saved != self.n_clusters:
-            raise ValueError(
-                f"{str(path)!r} holds {n_saved} clusters, not "
-                f"n_clusters={self.n_clusters}."
-            )
-        model = restored(model, path, record)
+        attributes = load(path, model, self.n_clusters)
         for name in FITTED:
             vars(self).pop(name, None)
-        vars(self).update(model_=model, _n_features_out=self.n_clusters, **attributes)
+        vars(self).update(attributes, _n_features_out=self.n_clusters)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray:
@@ -819,15 +800,8 @@ class CollisionClusterer(
             labels_=logits.argmax(axis=1),
             probabilities_=softmax(logits, axis=1).max(axis=1),
             loss_=loss,
-            **_curves(training),
+            **curves(training),
         )
-
-    def _fitted_attributes(self) -> dict[str, Any]:
-        """Return the attributes of a fit that go into a file."""
-        found = {name: getattr(self, name) for name in FITTED if hasattr(self, name)}
-        if "feature_names_in_" in found:
-            found["feature_names_in_"] = found["feature_names_in_"].tolist()
-        return found
 
     def _warn_if_unfinished(self, training: Training, *, n_wanted: int) -> None:
         n_used = len(np.unique(self.labels_))
@@ -855,23 +829,11 @@ class CollisionClusterer(
             )
 
 
-def _curves(training: Training) -> dict[str, Any]:
-    return {
-        "loss_curve_": training.loss_curve,
-        "share_curve_": np.reshape(
-            training.share_curve, (training.n_iter, training.proba.shape[1])
-        ),
-        "n_iter_": training.n_iter,
-        "converged_": training.converged,
-    }
-
-
 def _check_can_save(model: SoftmaxModel, wish: str) -> None:
     if not hasattr(model, "get_state"):
         raise ValueError(
-            f"{wish} needs a model with get_state and set_state, such as "
-            f"skcce.deep.DeepSoftmax; {type(model).__name__} has none. Its fits are "
-            "short, and can be pickled."
+            f"{wish} needs a model with get_state and set_state; "
+            f"{type(model).__name__} has none. Its fits can be pickled."
         )
 
 

@@ -148,7 +148,9 @@ def train(
                 shares = np.bincount(assigned, minlength=len(recipe.prior)) / n_samples
                 if hasattr(model, "get_state"):
                     # The last step has not been seen to be good.
-                    _check_finite("logits", model.decision_function(X[:_N_LOOKED_AT]))
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        logits = model.decision_function(X[:_N_LOOKED_AT])
+                    _check_finite("logits", logits)
                     training.model_state = model.get_state()
                 training.loss_curve.append(loss)
                 training.share_curve.append(shares)

@@ -78,6 +78,27 @@ def digits():
     return load_digits(return_X_y=True)
 
 
+@pytest.fixture(scope="session")
+def drawings():
+    """Images for the fits of persistence.py."""
+    from persistence import load_images
+
+    return load_images()
+
+
+@pytest.fixture(scope="session")
+def whole(drawings):
+    """A fit of them that was never interrupted, and had no checkpoint."""
+    from persistence import make
+
+    return make().fit(drawings)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.npz"
+
+
 @pytest.fixture
 def blobs():
     return make_blobs(300, n_features=5, centers=4, random_state=0)

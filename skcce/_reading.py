@@ -56,7 +56,7 @@ def read_each(
     rows: Sequence[int],
     bad: dict[int, str],
     n_threads: int,
-    report: Callable[[int], Any] = int,
+    report: Callable[[int], Any] = lambda n_done: None,
 ) -> Iterator[tuple[int, Any]]:
     """Yield rows, and what `function` makes of their images, from threads.
 

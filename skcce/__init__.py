@@ -1,10 +1,10 @@
 """Clustering with collision cross-entropy, in scikit-learn's API."""
 
-from skcce._clusterer import CollisionClusterer
 from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._pseudo_labels import PseudoLabels, solve_pseudo_labels
 from skcce.losses import collision_cross_entropy
+from skcce.methods.collision import CollisionClusterer
 
 __version__ = "0.1.0"
 

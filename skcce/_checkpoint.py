@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import gen_batches
 
 from skcce._model import SoftmaxModel
-from skcce._training import Training
+from skcce._training import TrainingState
 
 _FORMAT = 1
 # Larger data, and those that are read from elsewhere, are told apart by some samples.
@@ -74,7 +74,7 @@ class Checkpoint:
 
     def resume(
         self, model: SoftmaxModel, random_state: np.random.RandomState
-    ) -> tuple[SoftmaxModel, Training, np.random.RandomState]:
+    ) -> tuple[SoftmaxModel, TrainingState, np.random.RandomState]:
         """Return model, training and random state as they were in the file."""
         # A copy, because it may be the global one.
         random_state = copy.deepcopy(random_state)
@@ -90,7 +90,7 @@ class Checkpoint:
 
     def write(
         self,
-        training: Training,
+        training: TrainingState,
         random_state: np.random.RandomState,
         fitted: Mapping[str, Any] | None = None,
     ) -> None:
@@ -111,7 +111,7 @@ class Checkpoint:
         write_record(self._path, record)
 
 
-def training_of(path: str | os.PathLike, record: Mapping[str, Any]) -> Training:
+def training_of(path: str | os.PathLike, record: Mapping[str, Any]) -> TrainingState:
     """Return the training that a checkpoint holds."""
     fields = _checked(path, record.get("training"), _TRAINING)
     with _damage_is_an_error(path):
@@ -119,7 +119,7 @@ def training_of(path: str | os.PathLike, record: Mapping[str, Any]) -> Training:
         if fields["share_curve"].shape != shape or fields["n_calm"] < 0:
             raise ValueError("its parts do not fit together")
     fields["share_curve"] = list(fields["share_curve"])
-    return Training(**fields, model_state=record["model"])
+    return TrainingState(**fields, model_state=record["model"])
 
 
 def fitted_of(path: str | os.PathLike, record: Mapping[str, Any]) -> dict[str, Any]:

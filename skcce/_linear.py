@@ -1,17 +1,14 @@
 """The linear softmax model."""
 
-from collections.abc import Mapping
 from numbers import Real
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skcce._model import Objective
+from skcce._model import BatchObjective, SoftmaxModel
 from skcce._scaling import BLOCK, row_scale
 
 __all__ = ["LinearSoftmax"]
@@ -21,7 +18,7 @@ __all__ = ["LinearSoftmax"]
 _SHARPNESS = 10.0
 
 
-class LinearSoftmax(BaseEstimator):
+class LinearSoftmax(SoftmaxModel):
     r"""Linear softmax model, the default ``model`` of CollisionClusterer.
 
     Predicts :math:`\sigma(x) = \mathrm{softmax}(v^\top x + b)` (eq. 3 of [1]_) and
@@ -70,19 +67,6 @@ class LinearSoftmax(BaseEstimator):
         "optimizer": [StrOptions({"adam", "sgd"})],
     }
 
-    #: What "auto" stands for in the parameters of CollisionClusterer.
-    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {
-            "lam": 1.0,
-            "solver": "em",
-            "em_iter": 10,
-            "n_neighbors": 10,
-            "init": "k-means",
-            "n_init": 6,
-            "batch_size": None,
-        }
-    )
-
     def __init__(
         self,
         *,
@@ -100,6 +84,7 @@ class LinearSoftmax(BaseEstimator):
         n_clusters: int,
         *,
         labels: NDArray | None,
+        sample_weight: NDArray | None,
         random_state: np.random.RandomState,
     ) -> None:
         """Set new weights.
@@ -114,46 +99,51 @@ class LinearSoftmax(BaseEstimator):
             Clusters to start from: their centroids are turned into weights, so that
             the model predicts the nearest centroid. None draws the weights as in the
             paper (Kaiming's normal distribution, intercept zero).
+        sample_weight : ndarray of shape (n_samples,) or None
+            Weights of the samples, of mean 1; None if all are equal.
         random_state : RandomState
             Source of the random numbers.
         """
         self._validate_params()
         n_features = X.shape[1]
-        self._mean, self._scale = row_scale(X)
+        self._mean, self._scale = row_scale(X, sample_weight)
         if labels is None:
             # Kaiming's variance, 2 / n_features, for features of unit variance.
             weights = random_state.normal(0, np.sqrt(2), (n_clusters, n_features))
             intercept = np.zeros(n_clusters)
         else:
-            centroids = self._centroids(X, n_clusters, labels, random_state)
+            centroids = self._centroids(
+                X, n_clusters, labels, sample_weight, random_state
+            )
             weights = 2 * _SHARPNESS * centroids
             intercept = -_SHARPNESS * (centroids**2).sum(axis=1)
         self._weights = [weights.astype(X.dtype), intercept.astype(X.dtype)]
         self._moments = [(np.zeros_like(w), np.zeros_like(w)) for w in self._weights]
         self._n_steps = 0
 
-    def train_step(self, X: NDArray, objective: Objective, *, progress: float) -> float:
-        """Take one optimizer step on a batch, and return its mean loss.
+    def train_step(
+        self, X: NDArray, objective: BatchObjective, *, progress: float
+    ) -> float:
+        """Take one optimizer step on a batch.
 
         Parameters
         ----------
         X : ndarray of shape (n_samples, n_features)
             Batch of rows.
         objective : callable
-            Maps logits (n_samples, n_clusters) to the loss of each sample (n_samples,)
-            and its gradient with respect to the logits.
+            Maps logits (n_samples, n_clusters) to a value and its gradient with respect
+            to them.
         progress : float
             Part of the training that is done, in [0, 1).
 
         Returns
         -------
         float
-            Mean loss of the batch before the step, without the penalty.
+            Value of the objective before the step, without the penalty.
         """
         rows = self._standardize(X)
         weights, intercept = self._weights
-        loss, gradient = objective(rows @ weights.T + intercept)
-        gradient /= len(rows)
+        value, gradient = objective(rows @ weights.T + intercept)
         weights_gradient = gradient.T @ rows
         if self.alpha:
             weights_gradient += weights.dtype.type(self.alpha) * weights
@@ -168,7 +158,7 @@ class LinearSoftmax(BaseEstimator):
             if self.optimizer == "adam":
                 grad = _adam(grad, mean, square, self._n_steps)
             weight -= weight.dtype.type(step_size) * grad
-        return float(loss.mean())
+        return value
 
     def decision_function(self, X: NDArray) -> NDArray:
         """Compute the logits.
@@ -208,18 +198,21 @@ class LinearSoftmax(BaseEstimator):
         X: NDArray,
         n_clusters: int,
         labels: NDArray,
+        sample_weight: NDArray | None,
         random_state: np.random.RandomState,
     ) -> NDArray:
         """Mean standardized row of every cluster; of an empty one, a random row."""
         total = np.zeros((n_clusters, X.shape[1]))
         for block in gen_batches(len(X), BLOCK):
-            member = labels[block] == np.arange(n_clusters)[:, None]
-            total += member.astype(X.dtype) @ self._standardize(X[block])
-        count = np.bincount(labels, minlength=n_clusters)
+            member = (labels[block] == np.arange(n_clusters)[:, None]).astype(X.dtype)
+            if sample_weight is not None:
+                member *= sample_weight[block].astype(X.dtype)
+            total += member @ self._standardize(X[block])
+        count = np.bincount(labels, weights=sample_weight, minlength=n_clusters)
         for k in np.flatnonzero(count == 0):
             row = random_state.randint(len(X))
             total[k] = self._standardize(X[row : row + 1])[0]
-        return total / np.maximum(count, 1)[:, None]
+        return total / np.where(count > 0, count, 1)[:, None]
 
 
 def _adam(gradient: NDArray, mean: NDArray, square: NDArray, n_steps: int) -> NDArray:

@@ -1,50 +1,67 @@
-"""The contract between CollisionClusterer and the softmax model that it trains."""
+"""The contract between the training loop and the softmax model that it trains."""
 
+import copy
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 
-Objective = Callable[[NDArray], tuple[NDArray, NDArray]]
-"""Maps a batch's logits to the loss of each sample and its gradient by the logits.
+__all__ = ["SoftmaxModel"]
 
-The logits have shape (n, n_clusters), or (n_views, n, n_clusters) if a model looks at
-each sample in several ways; all views of a sample get the pseudo-label of its first.
-"""
+BatchObjective = Callable[[NDArray], tuple[float, NDArray]]
 
 
-class SoftmaxModel(Protocol):
-    """What :class:`~skcce.CollisionClusterer` asks of its ``model``.
+class SoftmaxModel(BaseEstimator):
+    """What is trained: a function from samples to logits, with weights.
 
-    A model is a scikit-learn ``BaseEstimator`` (so that ``model__…`` parameters can be
-    set and searched) whose logits are trained batch by batch. It knows its own input,
-    optimizer and regularization; it knows nothing of clusters, priors, pseudo-labels
-    or losses. The estimator clones it once per start, calls `initialize`, then
-    `train_step` for every batch, and afterwards only `decision_function`.
-
-    A model whose input may be something else than a 2-D array of numbers (images, a
-    data set) also has ``validate_input(X)``, which returns something with a length and
-    a ``shape`` that can be indexed with an array of row numbers, or with a slice; or
-    None, to leave a table to the estimator's own checks.
-
-    A model with ``get_state()``, which returns a dict of all that training changes, and
-    ``set_state(state)``, which returns the model, can be checkpointed and saved, and
-    goes back to its last good epoch when the loss becomes NaN. The dict holds plain
-    numbers, strings, lists, dicts, arrays and tensors. If its parameters do not tell it
-    from others, as a network's do not, it has ``fingerprint()``, a text that does: a
-    checkpoint of another one is refused.
+    A model knows its own input, optimizer and regularization; it knows nothing of
+    clusters, pseudo-labels or losses. It is a scikit-learn ``BaseEstimator``:
+    ``__init__`` stores its parameters, which can be set and searched as ``model__…``.
+    The estimator clones it once per start, calls `initialize`, then `train_step` for
+    every batch, and `decision_function` in between and afterwards. A class of your own
+    derives from this one, and defines these three.
 
     Attributes
     ----------
-    defaults : mapping
-        Recipe that suits the model: the value of every parameter of the estimator that
-        is left at "auto" (``lam``, ``solver``, ``n_neighbors``, ``init``, ``n_init``,
-        ``batch_size``), where a batch size of None means about 40 batches an epoch; and
-        ``em_iter``, the number of EM iterations per batch.
+    learns_features : bool
+        Whether it learns what the samples look like to it, as a network does, instead
+        of taking their rows as features. The estimator's "auto" depends on it.
+    makes_views : bool
+        Whether `train_step` looks at augmented views of each sample, too.
     """
 
-    defaults: ClassVar[Mapping[str, Any]]
+    learns_features: ClassVar[bool] = False
+    makes_views: bool = False
+    _parameter_constraints: ClassVar[dict] = {}
+
+    def validate_input(self, X: Any) -> Any:
+        """Return input other than a table as something that is read batch by batch.
+
+        Parameters
+        ----------
+        X : any
+            What the user passed to the estimator.
+
+        Returns
+        -------
+        any
+            Has a length, `ndim` and `shape`, and can be indexed with an array of row
+            numbers, or with a slice. None if `X` is a table, which the estimator
+            checks itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the model cannot be trained on `X`.
+        """
+        if getattr(X, "ndim", 2) in (3, 4):
+            raise ValueError(
+                f"Found array with dim {X.ndim}, while dim <= 2 is required. Images "
+                "need a network, model=skcce.deep.DeepSoftmax(...); or turn them into "
+                "rows, X.reshape(len(X), -1)."
+            )
 
     def initialize(
         self,
@@ -52,18 +69,112 @@ class SoftmaxModel(Protocol):
         n_clusters: int,
         *,
         labels: NDArray | None,
+        sample_weight: NDArray | None,
         random_state: np.random.RandomState,
     ) -> None:
-        """Set new weights: random ones, or such that they predict `labels` (n,)."""
+        """Set new weights.
 
-    def train_step(self, X: NDArray, objective: Objective, *, progress: float) -> float:
-        """Take one optimizer step on a batch, and return its mean loss.
-
-        The model computes the logits of `X`, hands them to `objective`, and
-        back-propagates the gradient that it returns (per sample; the step uses its
-        mean). `progress`, in [0, 1), is the part of the training that is done, for a
-        learning-rate schedule.
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features), or what `validate_input` returned
+            Training data.
+        n_clusters : int
+            Number of clusters.
+        labels : ndarray of shape (n_samples,) or None
+            Clusters to start from, integers; one may be empty. None asks for random
+            weights.
+        sample_weight : ndarray of shape (n_samples,) or None
+            Weights of the samples, of mean 1; None if all are equal.
+        random_state : RandomState
+            Source of all random numbers.
         """
+        raise NotImplementedError
+
+    def train_step(
+        self, X: NDArray, objective: BatchObjective, *, progress: float
+    ) -> float:
+        """Take one optimizer step on a batch.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_features), or rows of what `validate_input` returned
+            Batch.
+        objective : callable
+            Maps the logits of the batch, shape (n, n_clusters), to a value and its
+            gradient with respect to them, which the model back-propagates as it is. A
+            model that looks at each sample in several ways passes logits of shape
+            (n_views, n, n_clusters), those of the samples themselves first.
+        progress : float
+            Part of the training that is done, from 0 up to but not including 1, for a
+            learning-rate schedule.
+
+        Returns
+        -------
+        float
+            Value of the objective before the step.
+        """
+        raise NotImplementedError
 
     def decision_function(self, X: NDArray) -> NDArray:
-        """Return the logits, an array of shape (n_samples, n_clusters)."""
+        """Return the logits.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features), or what `validate_input` returned
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters)
+            Logits, finite, one row per sample in the order of `X`.
+        """
+        raise NotImplementedError
+
+    def get_state(self) -> dict[str, Any]:
+        """Return a copy of all that training changes.
+
+        Returns
+        -------
+        dict
+            Plain numbers, strings, lists, dicts and NumPy arrays: what a checkpoint
+            and a saved model hold, and what a training goes back to when its loss
+            becomes NaN. Unless a class says otherwise, all attributes but the
+            parameters. The entry "optimizer", if there is one, is left out of a saved
+            model.
+        """
+        parameters = self.get_params(deep=False)
+        return copy.deepcopy(
+            {name: vars(self)[name] for name in vars(self) if name not in parameters}
+        )
+
+    def set_state(self, state: Mapping[str, Any]) -> Self:
+        """Go back to a state of this model, or of an equal one.
+
+        Parameters
+        ----------
+        state : mapping
+            What `get_state` returned, maybe in another process.
+
+        Returns
+        -------
+        self
+            The model, ready to predict, and to train on unless "optimizer" is missing.
+
+        Raises
+        ------
+        ValueError
+            If the state is that of another model.
+        """
+        vars(self).update(copy.deepcopy(dict(state)))
+        return self
+
+    def fingerprint(self) -> str | None:
+        """Return what tells this model from others, for a checkpoint.
+
+        Returns
+        -------
+        str or None
+            A text that changes with everything the training depends on. None if the
+            parameters are all there is to know.
+        """
+        return None

@@ -2,11 +2,12 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, diags_array, eye_array
+from scipy.sparse import csr_array, diags_array
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import gen_batches
 
+from skcce._autologging import inner_fits
 from skcce._scaling import BLOCK, row_scale
 from skcce._threads import count_openmp_threads, openmp_threads
 
@@ -25,14 +26,45 @@ _LAZINESS = 0.1
 _ROWS_PER_THREAD = 1024
 
 
-def principal_rows(X: NDArray, random_state: np.random.RandomState) -> NDArray:
+def find_neighbors(
+    X: NDArray,
+    n_neighbors: int,
+    weight: NDArray | None,
+    random_state: np.random.RandomState,
+    *,
+    with_rows: bool,
+) -> tuple[csr_array | None, NDArray | None]:
+    """Return the graph of neighbors, and rows for k-means, averaged along it.
+
+    Either is None if it is not asked for, by `n_neighbors` or `with_rows`.
+    """
+    if n_neighbors == 0 and not with_rows:
+        return None, None
+    if X.ndim != 2:
+        wish, instead = "init='k-means'", 'init="random", or labels'
+        if n_neighbors > 0:
+            wish, instead = f"n_neighbors={n_neighbors}", "n_neighbors=0"
+        raise ValueError(
+            f"{wish} needs rows of features, X has {X.ndim} dimensions. Use {instead}."
+        )
+    with inner_fits():
+        rows = principal_rows(X, random_state, weight)
+        if n_neighbors == 0:
+            return None, rows
+        graph = neighbor_graph(rows, n_neighbors, weight)
+    return graph, smooth(graph, rows) if with_rows else None
+
+
+def principal_rows(
+    X: NDArray, random_state: np.random.RandomState, weight: NDArray | None = None
+) -> NDArray:
     """Return rows of at most 128 features that have nearly the distances of `X`.
 
     Centered, scaled to mean square norm 1, and projected on the leading principal
     components if there are more features than that. Shape (n_samples, <= 128), dtype
     of `X`.
     """
-    mean, scale = row_scale(X)
+    mean, scale = row_scale(X, weight)
     n_samples, n_features = X.shape
     components = None
     if min(n_features, n_samples) > _N_COMPONENTS:
@@ -47,13 +79,16 @@ def principal_rows(X: NDArray, random_state: np.random.RandomState) -> NDArray:
     return rows
 
 
-def neighbor_average(rows: NDArray, n_neighbors: int) -> csr_array:
-    """Return the matrix of a lazy random walk to nearest neighbors.
+def neighbor_graph(
+    rows: NDArray, n_neighbors: int, weight: NDArray | None = None
+) -> csr_array:
+    """Return the matrix of one step of a lazy random walk to nearest neighbors.
 
     Two samples are connected if either is among the `n_neighbors` nearest of the
     other, twice if both are. A step prefers neighbors of few connections: without that,
     the hubs of high-dimensional data, which are near to everything, blend all clusters.
-    Shape (n_samples, n_samples), rows sum to 1, dtype of `rows`.
+    It goes to a sample of `weight` 0 never, and to one of 2 twice as often. Shape
+    (n_samples, n_samples), rows sum to 1, dtype of `rows`.
     """
     n_samples = len(rows)
     search = NearestNeighbors(n_neighbors=n_neighbors).fit(rows)
@@ -64,13 +99,32 @@ def neighbor_average(rows: NDArray, n_neighbors: int) -> csr_array:
     indptr = np.arange(0, nearest.size + 1, n_neighbors)
     directed = csr_array((ones, nearest.ravel(), indptr), shape=(n_samples, n_samples))
     connections = directed + directed.T
-    weight = connections @ diags_array(1 / connections.sum(axis=0))
-    walk = diags_array((1 - _LAZINESS) / weight.sum(axis=1)) @ weight
-    return csr_array(walk + _LAZINESS * eye_array(n_samples)).astype(rows.dtype)
+    attraction = 1 / connections.sum(axis=0)
+    if weight is not None:
+        attraction = attraction * weight
+    steps = connections @ diags_array(attraction)
+    total = steps.sum(axis=1)
+    moving = np.where(total > 0, 1 - _LAZINESS, 0)
+    walk = diags_array(moving / np.where(total > 0, total, 1)) @ steps
+    return csr_array(walk + diags_array(1 - moving)).astype(rows.dtype)
 
 
-def smooth(average: csr_array, values: NDArray) -> NDArray:
+def smooth(graph: csr_array, values: NDArray) -> NDArray:
     """Average `values` (n_samples, any) along the steps of the walk."""
     for _ in range(_N_STEPS):
-        values = average @ values
+        values = graph @ values
     return values
+
+
+def draw_neighbors(
+    graph: csr_array, rows: NDArray, random_state: np.random.RandomState
+) -> NDArray:
+    """Draw where the walk leads from each of `rows` (n,) in one step."""
+    entries = graph.data.cumsum(dtype=np.float64)
+    before = np.append(0, entries)[graph.indptr]
+    low, high = before[rows], before[rows + 1]
+    drawn = entries.searchsorted(
+        low + random_state.random_sample(len(rows)) * (high - low), side="right"
+    )
+    # Rounding may lead past the row's last entry.
+    return graph.indices[np.minimum(drawn, graph.indptr[rows + 1] - 1)]

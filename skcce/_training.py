@@ -1,82 +1,69 @@
-"""The training loop (Algorithm 2 of the paper)."""
+"""The training loop (Algorithm 2 of the paper), for any objective and any model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from scipy.special import softmax
 
+from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
-from skcce._neighbors import smooth
+from skcce._objective import Objective
 from skcce._progress import progress_bar, show_epoch
-from skcce._pseudo_labels import (
-    expectation_maximization,
-    fairness,
-    positive_rows,
-    pseudo_label_loss,
-)
-from skcce._pseudo_labels.interior_point import interior_point
-from skcce.losses import collision_loss_and_gradient, log_normalize
 
-# Trained to the end when in so many epochs in a row too few samples changed cluster.
+# The training ends when in this many epochs in a row few samples changed cluster.
 _PATIENCE = 3
-# Exact enough: pseudo-labels of a gap of 1e-4 train no better.
-_LABEL_TOL = 1e-2
-_LABEL_STEPS = 100
 _N_LOOKED_AT = 32  # samples whose logits tell whether a model is still finite
 
 
-class Recipe(NamedTuple):
-    """How pseudo-labels are made from predictions.
+class Plan(NamedTuple):
+    """How the data are visited, and for how long.
 
-    first_lam, lam : weight of the fairness term, in the first epoch and at the end.
-    prior : target shares.
-    forward : whether it is that of eq. (10), not (11).
-    average : matrix (n_samples, n_samples) that averages over neighbors, or None.
-    solver : "em" or "interior-point".
-    em_iter : EM iterations.
+    batch_size : samples per step, at most.
+    max_iter : epochs, at most.
+    tol : share of samples; the training ends when fewer change cluster.
+    step_progress : maps the number of epochs done, with a fraction, to the part of the
+        training that is done, as the model's learning rate sees it.
+    epoch_progress : the same for whole epochs, as the objective sees it.
     """
 
-    first_lam: float
-    lam: float
-    prior: NDArray
-    forward: bool
-    average: csr_array | None
-    solver: str
-    em_iter: int
+    batch_size: int
+    max_iter: int
+    tol: float
+    step_progress: Callable[[float], float]
+    epoch_progress: Callable[[int], float]
 
-    def at(self, progress: float) -> "Recipe":
-        """Return the recipe for a part of the training, from 0 to 1."""
-        decay = (self.lam / self.first_lam) ** progress
-        return self._replace(lam=self.first_lam * decay)
 
-    def solve(self, proba: NDArray) -> NDArray:
-        """Solve for the pseudo-labels of some rows, starting from their predictions."""
-        labels = positive_rows(proba)
-        if self.solver == "em":
-            expectation_maximization(proba, labels, self.lam, self.prior, self.em_iter)
-            return labels
-        return interior_point(
-            labels, self.lam, self.prior, self.forward, _LABEL_STEPS, _LABEL_TOL
-        )[0]
+def epochs(batch_size: int, max_iter: int, tol: float) -> Plan:
+    """Plan `max_iter` epochs, over which learning rate and objective change."""
+    return Plan(
+        batch_size,
+        max_iter,
+        tol,
+        lambda done: done / max_iter,
+        lambda done: done / max(1, max_iter - 1),
+    )
+
+
+def trial(batch_size: int, max_iter: int, tol: float) -> Plan:
+    """Plan a short training, to its end, of what is the beginning of a longer one."""
+    whole = epochs(batch_size, max_iter, tol)
+    return whole._replace(epoch_progress=lambda done: 0.0)
 
 
 @dataclass
-class Training:
+class TrainingState:
     """Where a training stands; :func:`train` goes on from there.
 
-    proba : latest prediction of each sample, (n_samples, n_clusters).
-    loss_curve : loss of eq. (11) or (10) in every epoch, as its batches were visited.
+    proba : latest prediction for each sample, (n_samples, n_clusters).
+    loss_curve : value of the objective in every epoch, as its batches were visited.
     share_curve : share of the samples in each cluster, (n_clusters,), in every epoch.
     n_calm : epochs in a row, up to now, in which hardly a sample changed cluster.
-    model_state : what the model returned after the last epoch, if it has a
-        ``get_state``.
+    model_state : that of the model after the last epoch.
     stopped, interrupted : whether it was ended by a callback, or by KeyboardInterrupt.
-    failure : why no further step is possible, or "".
+    error : why no further step is possible; the model is back at `model_state` then.
     """
 
     proba: NDArray
@@ -86,7 +73,7 @@ class Training:
     model_state: Any = None
     stopped: bool = False
     interrupted: bool = False
-    failure: str = ""
+    error: FloatingPointError | None = None
 
     @property
     def n_iter(self) -> int:
@@ -94,144 +81,140 @@ class Training:
 
     @property
     def converged(self) -> bool:
-        return self.n_calm > 0 and not (self.interrupted or self.failure)
+        return self.n_calm > 0 and not (self.interrupted or self.error)
 
 
-def begin(logits: NDArray) -> Training:
-    """Return the training, before its first epoch, of a model with these logits."""
-    return Training(softmax(logits, axis=1))
+def begin(logits: NDArray) -> TrainingState:
+    """Return where the training of a model with these logits begins."""
+    return TrainingState(softmax(logits, axis=1))
 
 
 def train(
     model: SoftmaxModel,
-    X: NDArray,
-    recipe: Recipe,
-    training: Training,
+    data: TrainingData,
+    objective: Objective,
+    plan: Plan,
+    state: TrainingState,
     *,
-    batch_size: int,
-    max_iter: int,
-    tol: float,
     random_state: np.random.RandomState,
     verbose: int = 0,
     title: str = "",
     begin_epoch: Callable[[], None] = lambda: None,
-    end_epoch: Callable[[Training], bool] = lambda training: False,
+    end_epoch: Callable[[TrainingState], bool] = lambda state: False,
 ) -> None:
-    """Train `model` in place, until `training` has at most `max_iter` epochs.
+    """Train `model` and `state` in place, until the plan is fulfilled.
 
-    The weight of the fairness term goes geometrically from its first value to its last.
-    For every batch: predictions, pseudo-labels, a step on mean collision
-    cross-entropy. With neighbors, the pseudo-labels come from the averages of the
-    predictions as they stood when the epoch began. A true result of `end_epoch` ends
-    the training.
+    A true result of `end_epoch` ends the training; so does Ctrl-C, and a loss that is
+    not finite, after which the model is what it was at the end of the last epoch.
     """
-    n_samples = len(training.proba)
     with progress_bar(
         verbose,
-        total=n_samples * max_iter,
-        initial=n_samples * training.n_iter,
+        total=data.n_samples * plan.max_iter,
+        initial=data.n_samples * state.n_iter,
         unit=" samples",
         unit_scale=True,
     ) as bar:
         try:
-            while training.n_iter < max_iter and training.n_calm < _PATIENCE:
+            while state.n_iter < plan.max_iter and state.n_calm < _PATIENCE:
                 begin_epoch()
-                now = recipe.at(training.n_iter / max(1, max_iter - 1))
-                number = training.n_iter + 1
-                bar.set_description(f"{title}epoch {number}", refresh=False)
-                assigned = training.proba.argmax(axis=1)
+                bar.set_description(f"{title}epoch {state.n_iter + 1}", refresh=False)
+                before = state.proba.argmax(axis=1)
                 loss = _train_epoch(
-                    model, X, now, training, batch_size, max_iter, random_state, bar
+                    model, data, objective, plan, state, random_state, bar.update
                 )
-                changed = np.mean(assigned != training.proba.argmax(axis=1))
-                assigned = training.proba.argmax(axis=1)
-                shares = np.bincount(assigned, minlength=len(recipe.prior)) / n_samples
-                if hasattr(model, "get_state"):
-                    # The last step has not been seen to be good.
-                    _check_finite("logits", model.decision_function(X[:_N_LOOKED_AT]))
-                    training.model_state = model.get_state()
-                training.loss_curve.append(loss)
-                training.share_curve.append(shares)
-                training.n_calm = training.n_calm + 1 if changed <= tol else 0
-                show_epoch(bar, verbose, training.n_iter, loss, changed, shares)
-                training.stopped = end_epoch(training)
-                if training.stopped:
+                after = state.proba.argmax(axis=1)
+                changed = data.mean(before != after)
+                shares = data.count(after, state.proba.shape[1]) / data.n_samples
+                # The last step has not been seen to be good.
+                _finite_logits(model, data.X[:_N_LOOKED_AT])
+                state.model_state = model.get_state()
+                state.loss_curve.append(loss)
+                state.share_curve.append(shares)
+                state.n_calm = state.n_calm + 1 if changed <= plan.tol else 0
+                show_epoch(bar, verbose, state.n_iter, loss, changed, shares)
+                state.stopped = end_epoch(state)
+                if state.stopped:
                     break
         except KeyboardInterrupt:
-            training.interrupted = True
+            state.interrupted = True
         except FloatingPointError as error:
-            training.failure = advice(error, training.n_iter + 1)
-            if training.model_state is not None:
-                model.set_state(training.model_state)
+            state.error = error
+            if state.model_state is not None:
+                model.set_state(state.model_state)
 
 
 def _train_epoch(
     model: SoftmaxModel,
-    X: NDArray,
-    recipe: Recipe,
-    training: Training,
-    batch_size: int,
-    max_iter: int,
+    data: TrainingData,
+    objective: Objective,
+    plan: Plan,
+    state: TrainingState,
     random_state: np.random.RandomState,
-    bar: Any,
+    on_samples: Callable[[int], Any],
 ) -> float:
-    """Visit every sample once, and return the loss of eq. (11) or (10)."""
-    proba = training.proba
-    n_samples = len(proba)
-    n_batches = -(-n_samples // batch_size)
-    source = None if recipe.average is None else smooth(recipe.average, proba)
-    label_sum = np.zeros(len(recipe.prior))
-
-    def objective(rows, logits):
-        # Of the samples, and maybe of views of them, which get the same labels.
-        log_total, predicted = log_normalize(logits)
-        _check_finite("logits", log_total)
-        own = predicted if predicted.ndim == 2 else predicted[0]
-        proba[rows] = own
-        labels = recipe.solve(own if source is None else source[rows])
-        label_sum[:] += labels.sum(axis=0)
-        return collision_loss_and_gradient(logits, labels, (log_total, predicted))
-
+    """Visit every sample once, and return the mean value of the objective."""
+    n_samples = data.n_samples
+    latest = np.empty_like(state.proba)  # logits
+    n_batches = -(-n_samples // plan.batch_size)
+    objective.begin_epoch(state.proba, data.graph, plan.epoch_progress(state.n_iter))
+    # A single batch has no order, and draws no numbers that depend on n_samples.
+    order = (
+        np.arange(n_samples) if n_batches == 1 else random_state.permutation(n_samples)
+    )
+    batches = np.array_split(order, n_batches)
     loss = 0.0
-    batches = np.array_split(random_state.permutation(n_samples), n_batches)
     # A step that is too large overflows; the check of the logits tells.
     with np.errstate(over="ignore", invalid="ignore"):
         for i, rows in enumerate(batches):
-            progress = (training.n_iter + i / n_batches) / max_iter
-            batch_loss = model.train_step(
-                X[rows], partial(objective, rows), progress=progress
+            batch = data.batch(rows)
+
+            def evaluate_batch(logits, batch=batch):
+                _check_finite("logits", logits)
+                # Model's views of the samples and, behind them, of their neighbors.
+                views = logits.reshape(-1, len(batch.rows), logits.shape[-1])
+                latest[batch.rows] = views[0]
+                value, gradient = objective(views, batch)
+                _check_finite("loss", value)
+                return value, gradient.reshape(logits.shape)
+
+            value = model.train_step(
+                data.X[data.with_neighbors(rows, random_state)],
+                evaluate_batch,
+                progress=plan.step_progress(state.n_iter + i / n_batches),
             )
-            loss += batch_loss * len(rows) / n_samples
-            bar.update(len(rows))
-    loss += recipe.lam * fairness(label_sum / n_samples, recipe.prior, recipe.forward)
-    _check_finite("loss", loss)
+            loss += value * len(rows) / n_samples
+            on_samples(len(rows))
+    state.proba = softmax(latest, axis=1)
     return loss
+
+
+def evaluate(
+    model: SoftmaxModel, data: TrainingData, objective: Objective, progress: float
+) -> tuple[NDArray, float]:
+    """Return the logits of all samples, and the value of the objective for them.
+
+    Raises FloatingPointError if they are not finite: no step follows that would tell.
+    """
+    logits = _finite_logits(model, data.X)
+    objective.begin_epoch(softmax(logits, axis=1), data.graph, progress)
+    rows = np.arange(data.n_samples)
+    # Always the same neighbors, so that values can be compared.
+    views = logits[np.newaxis]
+    if data.in_pairs:
+        both = data.with_neighbors(rows, np.random.RandomState(0))
+        views = logits[both].reshape(2, *logits.shape)
+    loss, _ = objective(views, data.batch(rows))
+    _check_finite("loss", loss)
+    return logits, loss
+
+
+def _finite_logits(model: SoftmaxModel, X: Any) -> NDArray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits = model.decision_function(X)
+    _check_finite("logits", logits)
+    return logits
 
 
 def _check_finite(what: str, values: Any) -> None:
     if not np.isfinite(values).all():
         raise FloatingPointError(f"The {what} became infinite or NaN")
-
-
-def advice(error: FloatingPointError, epoch: int) -> str:
-    """Return what to tell a user whose model is no longer finite."""
-    return (
-        f"{error} in epoch {epoch}. If the model is finite at the start, try a smaller "
-        "learning rate."
-    )
-
-
-def evaluate(model: SoftmaxModel, X: NDArray, recipe: Recipe) -> tuple[NDArray, float]:
-    """Return the logits of all rows, and their loss of eq. (11) or (10).
-
-    Raises FloatingPointError if they are not finite: no step follows that would tell.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        logits = model.decision_function(X)
-    _check_finite("logits", logits)
-    proba = softmax(logits, axis=1)
-    source = proba if recipe.average is None else smooth(recipe.average, proba)
-    labels = recipe.solve(source)
-    loss = pseudo_label_loss(proba, labels, recipe.lam, recipe.prior, recipe.forward)
-    _check_finite("loss", loss)
-    return logits, loss

@@ -209,11 +209,28 @@ def collision_loss_and_gradient(
     The logits may have leading dimensions more than the labels. `normalized` is the
     result of :func:`log_normalize`, if it is there already.
     """
+    log_total, proba = log_normalize(logits) if normalized is None else normalized
+    posterior = proba * pseudo_labels
+    hit = posterior.sum(axis=-1, keepdims=True)
+    limits = np.finfo(hit.dtype)
+    if hit.min() > limits.tiny / limits.eps:
+        posterior /= hit
+        return -np.log(hit[..., 0]), proba - posterior
+    # Where products underflow, their logarithms do not.
     with np.errstate(divide="ignore"):
         joint = logits + np.log(pseudo_labels)
-    log_total, proba = log_normalize(logits) if normalized is None else normalized
     log_collision, posterior = log_normalize(joint)
     return log_total - log_collision, proba - posterior
+
+
+def through_softmax(proba: NDArray, slope: NDArray, weights: NDArray) -> NDArray:
+    """Turn derivatives by probabilities into derivatives by logits.
+
+    proba, slope : (n_views, n, n_clusters)
+    weights : (n_views, n), by which the derivatives of each sample are multiplied
+    """
+    mean = np.einsum("vik,vik->vi", proba, slope)
+    return weights[..., np.newaxis] * proba * (slope - mean[..., np.newaxis])
 
 
 def log_normalize(logits: NDArray) -> tuple[NDArray, NDArray]:

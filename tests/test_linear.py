@@ -14,13 +14,21 @@ from skcce.losses import collision_cross_entropy_with_logits
 def started(X, n_clusters=3, labels=None, **parameters):
     model = LinearSoftmax(**parameters)
     model.initialize(
-        X, n_clusters, labels=labels, random_state=np.random.RandomState(0)
+        X,
+        n_clusters,
+        labels=labels,
+        sample_weight=None,
+        random_state=np.random.RandomState(0),
     )
     return model
 
 
 def collision_with(labels):
-    return lambda logits: collision_cross_entropy_with_logits(logits, labels)
+    def objective(logits):
+        loss, gradient = collision_cross_entropy_with_logits(logits, labels)
+        return loss.mean(), gradient / len(loss)
+
+    return objective
 
 
 def test_sgd_step_is_the_gradient_of_the_penalized_mean_loss(rng):

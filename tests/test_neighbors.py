@@ -6,7 +6,7 @@ from sklearn.metrics import pairwise_distances
 from skcce._neighbors import (
     _LAZINESS,
     _N_STEPS,
-    neighbor_average,
+    neighbor_graph,
     principal_rows,
     smooth,
 )
@@ -23,14 +23,14 @@ def test_average_against_its_definition(rng):
     weight = connections / connections.sum(axis=0)
     walk = weight / weight.sum(axis=1, keepdims=True)
     expected = _LAZINESS * np.eye(60) + (1 - _LAZINESS) * walk
-    assert_allclose(neighbor_average(rows, 4).toarray(), expected)
+    assert_allclose(neighbor_graph(rows, 4).toarray(), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_average_of_distributions_is_a_distribution(rng, dtype):
     # Duplicated rows, too: a sample is not its own neighbor.
     rows = np.repeat(rng.normal(size=(40, 3)), 3, axis=0).astype(dtype)
-    average = neighbor_average(rows, 2)
+    average = neighbor_graph(rows, 2)
     proba = rng.dirichlet(np.ones(5), size=120).astype(dtype)
     smoothed = smooth(average, proba)
     assert average.dtype == smoothed.dtype == dtype
@@ -40,7 +40,7 @@ def test_average_of_distributions_is_a_distribution(rng, dtype):
 
 
 def test_smooth_takes_its_steps(rng):
-    average = neighbor_average(rng.normal(size=(30, 2)), 3)
+    average = neighbor_graph(rng.normal(size=(30, 2)), 3)
     values = rng.normal(size=(30, 2))
     expected = np.linalg.matrix_power(average.toarray(), _N_STEPS) @ values
     assert_allclose(smooth(average, values), expected)
@@ -50,7 +50,7 @@ def test_separate_groups_do_not_mix(rng):
     rows = rng.normal(size=(50, 2))
     rows[25:] += 1000
     group = np.repeat([0.0, 1.0], 25)[:, None]
-    assert_allclose(smooth(neighbor_average(rows, 5), group), group, atol=1e-12)
+    assert_allclose(smooth(neighbor_graph(rows, 5), group), group, atol=1e-12)
 
 
 def test_a_hub_is_averaged_less(rng):
@@ -58,7 +58,7 @@ def test_a_hub_is_averaged_less(rng):
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     rows = np.concatenate([np.zeros((1, 2)), np.c_[np.cos(angle), np.sin(angle)]])
     rows += 1e-6 * rng.normal(size=rows.shape)
-    average = neighbor_average(rows, 30).toarray()
+    average = neighbor_graph(rows, 30).toarray()
     among_others = average[1:, 1:][~np.eye(40, dtype=bool)]
     assert average[1:, 0].max() < among_others[among_others > 0].mean()
 

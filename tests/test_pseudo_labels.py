@@ -18,7 +18,7 @@ from skcce._pseudo_labels import (
     pseudo_label_loss,
 )
 from skcce._pseudo_labels.dual import balancing_price, duality_gap
-from skcce._pseudo_labels.objective import kl_divergence
+from skcce._pseudo_labels.objective import kl_divergence, pose
 from skcce._pseudo_labels.solve import certify
 
 all_solvers = pytest.mark.parametrize(("solver", "divergence"), SOLVERS)
@@ -95,12 +95,13 @@ def test_loss_is_that_of_the_paper(dtype, divergence, prior):
 
 def test_loss_and_gap_are_infinite_if_a_wanted_cluster_is_empty():
     proba, labels = draw_predictions(5, 2), np.tile([1.0, 0.0], (5, 1))
-    loss, gap = certify(proba, labels, 1.0, np.array([0.5, 0.5]), forward=False)
+    even = np.array([0.5, 0.5])
+    loss, gap = certify(pose(proba, 1.0, even), labels)
     assert loss == gap == np.inf
-    loss, gap = certify(proba, labels, 1.0, np.array([0.5, 0.5]), forward=True)
+    loss, gap = certify(pose(proba, 1.0, even, forward=True), labels)
     assert np.isfinite(loss)
     assert gap == np.inf
-    loss, gap = certify(proba, labels, 1.0, np.array([1.0, 0.0]), forward=False)
+    loss, gap = certify(pose(proba, 1.0, np.array([1.0, 0.0])), labels)
     assert np.isfinite([loss, gap]).all()
 
 
@@ -112,7 +113,8 @@ def test_gap_is_the_regret_at_the_balancing_prices(divergence):
     usage = np.array([0.2, 0.8, 0.0]) if forward else usage
     price = balancing_price(usage, 2.0, prior, forward)
     paid = price[usage > 0] @ usage[usage > 0]
-    gap = duality_gap(0.7, 1.3, usage, price, 2.0, prior, forward)
+    problem = pose(draw_predictions(5, 3), 2.0, prior, forward)
+    gap = duality_gap(problem, 0.7, 1.3, usage, price)
     assert gap == pytest.approx(0.7 + 1.3 - paid, abs=1e-14)
 
 

@@ -15,8 +15,14 @@ from skcce import solve_pseudo_labels
 from skcce._pseudo_labels import check_prior
 from skcce._pseudo_labels import interior_point as interior_point_module
 from skcce._pseudo_labels import solve as solve_module
-from skcce._pseudo_labels.dual import balancing_price, best_responses, duality_gap
+from skcce._pseudo_labels.dual import (
+    balancing_price,
+    best_responses,
+    duality_gap,
+    mean_response,
+)
 from skcce._pseudo_labels.interior_point import interior_point
+from skcce._pseudo_labels.objective import pose
 
 LEAST = {np.float64: 300, np.float32: 37}
 SIGMAS = {
@@ -173,10 +179,9 @@ def prices_of(problem, result, solver, divergence, **kwargs):
     forward = divergence == "forward"
     if solver == "interior-point":
         options = {"max_iter": 1000, "tol": 1e-6, **kwargs}
-        proba, _ = solve_module.lift_rows(problem.proba, problem.shares, forward)
-        labels, price, _, _ = interior_point(
-            proba, problem.lam, problem.shares, forward, **options
-        )
+        posed = pose(problem.proba, problem.lam, problem.shares, forward)
+        posed = solve_module.lift_rows(posed)
+        labels, price, _, _ = interior_point(posed, **options)
         assert np.array_equal(labels, result.pseudo_labels)
         return price
     usage = result.pseudo_labels.mean(axis=0, dtype=float)
@@ -414,8 +419,7 @@ def test_best_response_is_the_maximum(sigma, scale):
     for seed in range(15):
         proba = draw_problem(seed, 20, 6, sigma, "even", 1.0).proba
         price = scale * np.random.default_rng(seed).random(6)
-        nothing = np.empty((0, 6), dtype=bool)
-        response, _ = best_responses(proba, price, 0.0, nothing)
+        response, _ = mean_response(pose(proba, 1.0, np.full(6, 1 / 6)), price)
         exact = float(responses(proba, price).mean())
         assert response == pytest.approx(exact, rel=1e-14, abs=1e-13)
 
@@ -426,7 +430,7 @@ def test_best_response_at_a_price_far_below_the_others(depth):
     for first in (0.0, 1e-30):  # a sample that has the third cluster only, nearly
         proba = np.array([[first, 0, 1 - first]])
         marks = np.zeros((1, 3), dtype=bool)
-        response, _ = best_responses(proba, price, 1e-6, marks)
+        response, _ = best_responses(proba, np.ones(1), 1.0, price, 1e-6, marks)
         exact = 0.3 - 1 - np.log(0.3 - price[2])
         assert response == pytest.approx(exact, abs=1e-12)
         assert_array_equal(marks, [[True, False, True]])
@@ -454,7 +458,7 @@ def test_marks_are_the_clusters_within_the_margin(rng):
     proba, price = rng.dirichlet(np.ones(6), size=50), rng.random(6)
     for margin in (0.01, 0.1, 1.0):
         marks = np.zeros(proba.shape, dtype=bool)
-        _, count = best_responses(proba, price, margin, marks)
+        _, count = best_responses(proba, np.ones(50), 50.0, price, margin, marks)
         assert count == marks.sum()
         base = responses(proba, price)
         for k in range(6):
@@ -472,7 +476,9 @@ def test_every_sample_has_a_mark(rng, margin):
     proba = rng.dirichlet(np.ones(6), size=1000)
     for scale in (0.0, 0.1, 0.3, 1.0, 1e6):
         marks = np.zeros(proba.shape, dtype=bool)
-        best_responses(proba, scale * rng.random(6), margin, marks)
+        best_responses(
+            proba, np.ones(1000), 1000.0, scale * rng.random(6), margin, marks
+        )
         assert marks.any(axis=1).all()
 
 

@@ -10,11 +10,9 @@ from scipy.optimize import LinearConstraint, minimize
 from scipy.special import softmax
 
 from skcce import solve_pseudo_labels
-from skcce._pseudo_labels import (
-    expectation_maximization,
-    positive_rows,
-    pseudo_label_loss,
-)
+from skcce._pseudo_labels import positive_rows, pseudo_label_loss
+from skcce._pseudo_labels.em import prepare_em
+from skcce._pseudo_labels.objective import pose
 
 SIGMAS = {
     "ordinary": lambda rng, k: rng.random(k) + 0.01,
@@ -68,7 +66,7 @@ def draw_prior(kind, n_clusters):
 def m_step(sigma, force):
     # A single sample holds all of every cluster: its forces are lam * prior.
     labels = np.ones((1, len(sigma)), sigma.dtype)
-    expectation_maximization(sigma[np.newaxis], labels, 1.0, force, n_iter=1)
+    prepare_em(pose(sigma[np.newaxis], 1.0, force), labels)(n_iter=1)
     return labels[0]
 
 
@@ -436,7 +434,7 @@ def test_number_of_threads_does_not_matter(dtype, shape):
 def test_rows_do_not_depend_on_their_block(n_samples):
     proba = draw_predictions(n_samples, 9)
     labels = positive_rows(proba)
-    expectation_maximization(proba, labels, 2.0, np.full(9, 1 / 9), n_iter=1)
+    prepare_em(pose(proba, 2.0, np.full(9, 1 / 9)), labels)(n_iter=1)
     force = 2.0 * n_samples / 9 * positive_rows(proba) / proba.sum(axis=0)
     for i in {0, n_samples // 2, n_samples - 1}:
         assert_allclose(labels[i], m_step(proba[i], force[i]), rtol=1e-12)

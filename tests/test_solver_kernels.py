@@ -107,9 +107,9 @@ def test_compiled_rounds_of_working_sets_equal_python(
     rounds = []
     gather = interior_point._gather
 
-    def spy(proba, candidates, n_candidates):
+    def spy(problem, candidates, n_candidates):
         rounds.append(candidates.sum())
-        return gather(proba, candidates, n_candidates)
+        return gather(problem, candidates, n_candidates)
 
     with monkeypatch.context() as patch:
         patch.setattr(interior_point, "_gather", spy)
@@ -129,9 +129,9 @@ def test_compiled_subsamples_equal_python(run_in_python, monkeypatch, divergence
     sizes = []
     claim_prices = interior_point._claim_prices
 
-    def spy(proba, *args):
-        sizes.append(len(proba))
-        return claim_prices(proba, *args)
+    def spy(problem):
+        sizes.append(len(problem.proba))
+        return claim_prices(problem)
 
     monkeypatch.setattr(interior_point, "_claim_prices", spy)
     compiled = solve_pseudo_labels(proba, **kwargs)
@@ -154,10 +154,9 @@ def test_compiled_best_responses_equal_python(run_in_python, scale):
     rng = np.random.default_rng(0)
     proba, price = rng.dirichlet(np.full(5, 0.5), size=60), scale * rng.random(5)
     marks = np.zeros((2, 60, 5), dtype=bool)
-    python = run_in_python(
-        lambda: dual.best_responses(proba, price, 0.1 * scale, marks[0])
-    )
-    compiled = dual.best_responses(proba, price, 0.1 * scale, marks[1])
+    args = proba, rng.random(60), 40.0, price, 0.1 * scale
+    python = run_in_python(lambda: dual.best_responses(*args, marks[0]))
+    compiled = dual.best_responses(*args, marks[1])
     assert python == pytest.approx(compiled, rel=1e-14)
     assert_array_equal(*marks)
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from skcce._pseudo_labels.kernel import kernel
-from skcce._pseudo_labels.objective import kl_divergence
+from skcce._pseudo_labels.objective import Problem, kl_divergence
 
 
 def balancing_price(
@@ -41,31 +41,66 @@ def balancing_price(
         return np.where(prior > 0, lam * (prior / usage - 1), -lam)
 
 
+def mean_response(
+    problem: Problem,
+    price: NDArray,
+    margin: float = 0.0,
+    candidates: NDArray | None = None,
+) -> tuple[float, int]:
+    """Return the samples' mean best response, as `best_responses` has it.
+
+    That of a sample of fixed label is what it earns.
+    """
+    proba, fixed_sum = problem.proba, problem.fixed_sum
+    if candidates is None:
+        candidates = np.empty((0, proba.shape[1]), dtype=np.bool_)
+    total_weight = problem.total_weight
+    response, count = best_responses(
+        proba, problem.weight, total_weight, price, margin, candidates
+    )
+    used = fixed_sum > 0
+    return response + price[used] @ fixed_sum[used] / total_weight, count
+
+
+def respond(proba: NDArray, price: NDArray) -> NDArray:
+    """Return each sample's best response, a label of at most two clusters."""
+    on_top = np.zeros(proba.shape, dtype=np.bool_)
+    best_responses(proba, np.ones(len(proba)), 1.0, price, 0.0, on_top)
+    rows = np.arange(len(proba))
+    flat = np.where(on_top, proba, np.inf).argmin(axis=1)
+    steep = np.where(on_top, proba, -np.inf).argmax(axis=1)
+    rise = proba[rows, steep] - proba[rows, flat]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = 1 / (price[flat] - price[steep]) - proba[rows, flat] / rise
+    share = np.where(rise > 0, share, 1).clip(0, 1)
+    labels = np.zeros_like(proba)
+    labels[rows, flat] = 1 - share
+    labels[rows, steep] += share
+    return labels
+
+
 def duality_gap(
+    problem: Problem,
     collision: float,
     response: float,
     usage: NDArray,
     price: NDArray,
-    lam: float,
-    prior: NDArray,
-    forward: bool,
 ) -> float:
     """Return loss - D(price) for labels of this mean collision loss and usage.
 
-    response : the samples' mean best response to `price`, see `best_responses`.
+    response : the samples' mean best response to `price`, see `mean_response`.
     """
     used = usage > 0
     samples = float(collision + response - price[used] @ usage[used])
-    return samples + _price_mismatch(usage, price, lam, prior, forward)
+    return samples + _price_mismatch(problem, usage, price)
 
 
-def _price_mismatch(
-    usage: NDArray, price: NDArray, lam: float, prior: NDArray, forward: bool
-) -> float:
+def _price_mismatch(problem: Problem, usage: NDArray, price: NDArray) -> float:
     """Return the clusters' part of the duality gap; 0 at the balancing price."""
+    lam, prior = problem.lam, problem.prior
     wanted = prior > 0
     prior, usage, price = prior[wanted], usage[wanted], price[wanted]
-    if forward:
+    if problem.forward:
         # lam * KL(usage || shares that these prices ask for)
         log_asked = log_softmax(np.log(prior) - price / lam)
         return lam * kl_divergence(usage, np.exp(log_asked), log_asked)
@@ -77,20 +112,22 @@ def _price_mismatch(
 
 
 @kernel
-def best_responses(proba, price, margin, candidates):
+def best_responses(proba, weight, total_weight, price, margin, candidates):
     r"""Average over samples of max over the simplex of ln(proba . y) + price . y.
 
     proba : (n_samples, n_clusters) IN
+    weight : (n_samples,) IN
+    total_weight : what their sum is divided by; more, if there are fixed labels
     price : (n_clusters,) IN
     candidates : (n_samples, n_clusters) bool IN/OUT, or (0, n_clusters). A cluster that
         would take part in the maximum if its price rose by `margin` is marked.
     returns : the average; the number of marks
 
-    The maximum is :math:`\min_{z>0} \max_k (w_k + \sigma_k z) - 1 - \ln z`. The lines
-    :math:`w_k + \sigma_k z` form a convex envelope. Most samples hold a single
-    cluster, their line is on top at :math:`z = 1/\sigma_k`. For the others we walk
-    along the envelope to the right, from line to steeper line, until the slope of
-    :math:`\ln z` is reached on a line or between two. (Any z gives an upper bound, so
+    The maximum is :math:`\min_{t>0} \max_k (w_k + \sigma_k t) - 1 - \ln t`; t is the
+    pull. The lines :math:`w_k + \sigma_k t` form a convex envelope. Most samples hold a
+    single cluster, whose line is on top at :math:`t = 1/\sigma_k`. For the others we
+    walk along the envelope to the right, from line to steeper line, until the slope of
+    :math:`\ln t` is reached on a line or between two. (Any t gives an upper bound, so
     rounding cannot void the certificate.)
     """
     n_samples, n_clusters = proba.shape
@@ -98,6 +135,7 @@ def best_responses(proba, price, margin, candidates):
     highest = price.max()
     earning = np.exp(price - highest)
     total = 0.0
+    counted = 0.0
     n_candidates = 0
     for i in range(n_samples):
         best = 0
@@ -107,34 +145,37 @@ def best_responses(proba, price, margin, candidates):
             if value > best_value:
                 best_value = value
                 best = k
-        z = 1 / np.float64(proba[i, best])
+        pull = 1 / np.float64(proba[i, best])
         top = price[best] + 1
         limit = top + 1e-15 * abs(top)
         above = 0
         for k in range(n_clusters):
-            above += price[k] + proba[i, k] * z > limit
+            above += price[k] + proba[i, k] * pull > limit
         if above > 0 or best_value == 0:  # the product may underflow
             # A little to the left of where two lines meet: the value of the steep one
             # has a rounding error of 1e-16 times its price, and shall not be the top.
-            z = _walk_envelope(proba[i], price) * (1 - 1e-15)
+            pull = _walk_envelope(proba[i], price) * (1 - 1e-15)
             top = -np.inf
             for k in range(n_clusters):
-                top = max(top, price[k] + proba[i, k] * z)
+                top = max(top, price[k] + proba[i, k] * pull)
         # The highest price is taken out, as it may be 1e15 times what matters here.
-        total += (top - highest) - 1 - np.log(z)
+        total += weight[i] * ((top - highest) - 1 - np.log(pull))
+        counted += weight[i]
         if mark:
             limit = top - max(margin, 1e-14 * (1 + abs(top)))  # at least one is marked
             for k in range(n_clusters):
-                value = price[k] + proba[i, k] * z * (1 + 1e-14)  # back, and rounding
+                value = price[k] + proba[i, k] * pull * (
+                    1 + 1e-14
+                )  # back, and rounding
                 marked = candidates[i, k] | (value >= limit)
                 candidates[i, k] = marked
                 n_candidates += marked
-    return total / n_samples + highest, n_candidates
+    return total / total_weight + highest * (counted / total_weight), n_candidates
 
 
 @kernel
 def _walk_envelope(slopes, price):
-    """Return the z > 0 that minimizes max(price + slopes * z) - ln z.
+    """Return the pull t > 0 that minimizes max(price + slopes * t) - ln t.
 
     slopes : (n_clusters,) IN, non-negative, not all zero
     price : (n_clusters,) IN
@@ -146,7 +187,7 @@ def _walk_envelope(slopes, price):
             price[k] == price[line] and slopes[k] > slopes[line]
         ):
             line = k
-    z = 0.0
+    pull = 0.0
     while True:
         slope = np.float64(slopes[line])
         crossing = np.inf
@@ -158,6 +199,6 @@ def _walk_envelope(slopes, price):
                     crossing = at
                     steeper = k
         if steeper == line or 1 / slope <= crossing:
-            return max(z, 1 / slope)
-        z = max(z, crossing)
+            return max(pull, 1 / slope)
+        pull = max(pull, crossing)
         line = steeper

@@ -2,16 +2,16 @@ r"""The paper's EM algorithm (eqs. 13-17).
 
 Names in the kernels, for one sample, with `lam` as the weight of the mean-level loss:
 
-=============== ======================== ==========================================
-name            paper                    meaning
-=============== ======================== ==========================================
-``proba``       :math:`\sigma_i`         prediction, a point of the simplex
-``labels``      :math:`y_i`              pseudo-label, a point of the simplex
-``price[k]``    :math:`\lambda u_k/\bar y_k`  weight of cluster k, one for all samples
-``force[k]``    :math:`\lambda M u_k S_i^k`   ``price[k] * labels[i, k]``, the E-step
-``shortfall[k]``  :math:`1 - \sigma_k/\sigma_{max}`  distance of k from the best cluster
-``pull[k]``     .                        ``force[k] * proba[i, k] / max(proba[i])``
-=============== ======================== ==========================================
+================= ============================ =======================================
+name              paper                        meaning
+================= ============================ =======================================
+``proba``         :math:`\sigma_i`             prediction, a point of the simplex
+``labels``        :math:`y_i`                  pseudo-label, a point of the simplex
+``full_price[k]`` :math:`\lambda u_k/\bar y_k` of cluster k, one for all samples
+``force[k]``      :math:`\lambda M u_k S_i^k`  ``full_price[k] * labels[i, k]``, E-step
+``shortfall[k]``  :math:`1-\sigma_k/\sigma_{max}`  distance of k from the best cluster
+``numerator[k]``  .                            ``force[k] * proba[i, k] / max(proba[i])``
+================= ============================ =======================================
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skcce._pseudo_labels.kernel import kernel
+from skcce._pseudo_labels.objective import Problem, sum_labels
 from skcce._threads import count_threads
 
 # Below this a cluster's share counts as zero: its products with lam * n_samples and
@@ -34,24 +35,8 @@ _ROWS = 32  # worked on together; a divisor of _BLOCK
 _MIN_SIZE = 200_000  # labels, for a thread to be worth its start
 
 
-def expectation_maximization(
-    proba: NDArray,
-    labels: NDArray,
-    lam: float,
-    prior: NDArray,
-    n_iter: int,
-    n_jobs: int | None = None,
-) -> None:
-    """Run EM on `labels` (n_samples, n_clusters) in place, without any checks."""
-    prepare_em(proba, labels, lam, prior, n_jobs)(n_iter=n_iter)
-
-
 def prepare_em(
-    proba: NDArray,
-    labels: NDArray,
-    lam: float,
-    prior: NDArray,
-    n_jobs: int | None = None,
+    problem: Problem, labels: NDArray, n_jobs: int | None = None
 ) -> Callable[[int], None]:
     """Return a function that runs so many EM iterations on `labels`, in place.
 
@@ -60,23 +45,28 @@ def prepare_em(
     interrupted for a look at the labels.
     """
     n_samples, n_clusters = labels.shape
-    weight = min(lam * n_samples, _MAX_WEIGHT) * prior
+    proba, weight = problem.proba, problem.weight
+    weighted_prior = (
+        min(problem.lam * problem.total_weight, _MAX_WEIGHT) * problem.prior
+    )
     best = proba.max(axis=1)
-    sums = np.zeros((2, -(-n_samples // _BLOCK), n_clusters))
-    sums[0, 0] = labels.sum(axis=0, dtype=np.float64)
+    # The last block is that of the fixed labels.
+    n_blocks = max(1, -(-n_samples // _BLOCK))
+    sums = np.zeros((2, n_blocks + 1, n_clusters))
+    sums[0, 0] = sum_labels(labels, weight)
+    sums[:, -1] = problem.fixed_sum
     flips = cycle([0, 1])  # of the two sums, which one is the old
 
-    n_blocks = len(sums[0])
     n_parts = min(count_threads(n_jobs), labels.size // _MIN_SIZE + 1, n_blocks)
     ends = [n_blocks * part // n_parts for part in range(n_parts + 1)]
 
     def iterate(part: int, old: int) -> None:
         blocks = slice(ends[part], ends[part + 1])
         rows = slice(_BLOCK * blocks.start, _BLOCK * blocks.stop)
-        new_sums = sums[1 - old, blocks]
         _em_iteration(
-            proba[rows], best[rows], weight, labels[rows], sums[old], new_sums
-        )
+            proba[rows], best[rows], weight[rows], weighted_prior, labels[rows], sums[old],
+            sums[1 - old, blocks],
+        )  # fmt: skip
 
     def run(n_iter: int) -> None:
         # The pool starts a thread at the first task: none for a single part.
@@ -91,15 +81,16 @@ def prepare_em(
 
 
 @kernel
-def _em_iteration(proba, best, weight, labels, old_sums, new_sums):
+def _em_iteration(proba, best, weight, weighted_prior, labels, old_sums, new_sums):
     r"""One E-step and one M-step for every sample.
 
     proba : (n_samples, n_clusters) IN
     best : (n_samples,) IN, row maxima of proba
-    weight : (n_clusters,) IN, lam * n_samples * prior, at most 1e36
+    weight : (n_samples,) IN
+    weighted_prior : (n_clusters,) IN, lam * prior * sum of all weights, at most 1e36
     labels : (n_samples, n_clusters) IN/OUT
-    old_sums : (any, n_clusters) IN, its column sums are those of all labels
-    new_sums : (n_blocks, n_clusters) OUT, column sums of labels, block by block
+    old_sums : (any, n_clusters) IN, its column sums are those of weight * label
+    new_sums : (n_blocks, n_clusters) OUT, sums of weight * label, block by block
 
     The label that minimizes eq. (15) is :math:`y_k = a_k x / (c x - \sigma_k)` with
     :math:`a` the force, :math:`c = 1 + \sum a` and the collision probability :math:`x`
@@ -109,7 +100,7 @@ def _em_iteration(proba, best, weight, labels, old_sums, new_sums):
 
     and because :math:`(1+\epsilon)/(r+\epsilon) = 1 + (1-r)/(r+\epsilon)`, the labels
     sum to 1 exactly where :math:`G(\epsilon) = \sum_k b_k/(r_k+\epsilon) = 1` with
-    the pull :math:`b_k = a_k (1 - r_k)`: sums of positive terms, no cancellation.
+    the numerator :math:`b_k = a_k (1 - r_k)`: sums of positive terms, no cancellation.
     """
     n_samples, n_clusters = proba.shape
     dtype = proba.dtype.type
@@ -117,12 +108,13 @@ def _em_iteration(proba, best, weight, labels, old_sums, new_sums):
     tiny = np.finfo(proba.dtype).tiny
     # Less counts as zero: subnormal numbers are slow.
     no_force = tiny / np.finfo(proba.dtype).eps
-    price = np.zeros(n_clusters)
+    full_price = np.zeros(n_clusters)
     for block in range(len(old_sums)):
         for k in range(n_clusters):
-            price[k] += old_sums[block, k]
+            full_price[k] += old_sums[block, k]
     for k in range(n_clusters):
-        price[k] = weight[k] / price[k] if price[k] > _NO_SHARE else 0.0
+        held = full_price[k]
+        full_price[k] = weighted_prior[k] / held if held > _NO_SHARE else 0.0
     new_sums[:] = 0
 
     # Some rows at a time, so that the processor overlaps them. Full vectors: clusters
@@ -130,7 +122,7 @@ def _em_iteration(proba, best, weight, labels, old_sums, new_sums):
     # a slower loop, which adds in another order, if other arrays begin too close by.
     width = n_clusters + -n_clusters % 8
     planes = np.zeros((5, _ROWS, width), proba.dtype)
-    shortfall, pull, force = planes[1], planes[2], planes[3]
+    shortfall, numerator, force = planes[1], planes[2], planes[3]
     shortfall[:] = one
     floor = np.empty(_ROWS, proba.dtype)
     root = np.empty_like(floor)
@@ -142,12 +134,12 @@ def _em_iteration(proba, best, weight, labels, old_sums, new_sums):
             total, moment, at_best = zero, zero, zero
             for k in range(n_clusters):
                 p = proba[first + i, k]
-                a = dtype(price[k] * labels[first + i, k])
+                a = dtype(full_price[k] * labels[first + i, k])
                 a = a if a > no_force else zero
                 b = a * (p * inverse)
                 r = (p_max - p) * inverse
                 force[i, k] = a
-                pull[i, k] = b
+                numerator[i, k] = b
                 shortfall[i, k] = r
                 total += b
                 moment += b * r
@@ -156,7 +148,7 @@ def _em_iteration(proba, best, weight, labels, old_sums, new_sums):
             # and by Jensen's inequality total / (moment / total + eps).
             floor[i] = max(at_best, tiny)
             root[i] = max(floor[i], total - moment / max(total, tiny))
-        _solve_m_step(shortfall, pull, force, floor, root, n_rows)
+        _solve_m_step(shortfall, numerator, force, floor, root, n_rows)
         for i in range(n_rows):
             x, total = root[i], zero
             for k in range(width):
@@ -165,19 +157,19 @@ def _em_iteration(proba, best, weight, labels, old_sums, new_sums):
                 total += y
             root[i] = one / total  # its room is free now
         for i in range(n_rows):
-            inverse = root[i]
+            inverse, counted = root[i], weight[first + i]
             for k in range(n_clusters):
-                y = force[i, k] * inverse
-                labels[first + i, k] = y
-                new_sums[first // _BLOCK, k] += y
+                labels[first + i, k] = force[i, k] * inverse
+            for k in range(n_clusters):
+                new_sums[first // _BLOCK, k] += counted * labels[first + i, k]
 
 
 @kernel
-def _solve_m_step(shortfall, pull, force, floor, root, n_rows):
+def _solve_m_step(shortfall, numerator, force, floor, root, n_rows):
     r"""Find the root of :math:`G(\epsilon) = \sum_k b_k/(r_k+\epsilon) = 1` by rows.
 
     shortfall : (>= n_rows, n_clusters) IN, in [0, 1], zero for the best cluster
-    pull : (>= n_rows, n_clusters) IN, non-negative
+    numerator : (>= n_rows, n_clusters) IN, non-negative
     force : (>= n_rows, n_clusters) IN/OUT, set where zero shares ask for it
     floor : (>= n_rows,) IN, on the left of the root, positive
     root : (>= n_rows,) IN: a start, not less than floor; OUT: the root
@@ -200,7 +192,7 @@ def _solve_m_step(shortfall, pull, force, floor, root, n_rows):
             value, slope, curve = zero, zero, zero
             for k in range(shortfall.shape[1]):
                 inverse = one / (shortfall[i, k] + x)
-                term = pull[i, k] * inverse
+                term = numerator[i, k] * inverse
                 decay = x * inverse  # x times it, no power of x can overflow
                 value += term
                 slope += term * decay

@@ -34,9 +34,14 @@ linear system in the prices, as every sample's own unknowns can be eliminated.
 import numpy as np
 from numpy.typing import NDArray
 
-from skcce._pseudo_labels.dual import best_responses, duality_gap
+from skcce._pseudo_labels.dual import (
+    balancing_price,
+    duality_gap,
+    mean_response,
+    respond,
+)
 from skcce._pseudo_labels.kernel import kernel
-from skcce._pseudo_labels.objective import fairness
+from skcce._pseudo_labels.objective import Problem, fairness
 
 # Rows per cluster of the smallest subsample that is solved for starting prices, and how
 # many times larger the next one is.
@@ -44,6 +49,7 @@ _SUBSAMPLE = 50
 _GROWTH = 8
 _BINS = 32  # of the histogram from which the very first prices are guessed
 _MARGIN = 0.5  # of the first working set: few entries, and prices rarely leave it
+_HIGHEST = 1e30  # price of a wanted cluster that nothing can fill
 _LEAST_MARGIN = 1e-6  # slacks start with it, and are differences of numbers near 1
 
 _FIXED = 1e200  # stiffness of a price that does not move
@@ -55,20 +61,28 @@ _LONGEST = 1e8
 
 
 def interior_point(
-    proba: NDArray,
-    lam: float,
-    prior: NDArray,
-    forward: bool,
-    max_iter: int,
-    tol: float,
+    problem: Problem, max_iter: int, tol: float
 ) -> tuple[NDArray, NDArray, float, int]:
     """Solve for the pseudo-labels to a relative duality gap of `tol`.
 
     Returns the labels, the prices, the samples' mean best response to these (see
-    `best_responses`), and the number of interior-point steps. If it has to stop early,
+    `mean_response`), and the number of interior-point steps. If it has to stop early,
     labels and prices are those of the round with the least gap.
     """
+    proba, lam, prior, forward, weight, fixed_sum, _ = problem
+    counted = weight > 0
+    if not counted.all():
+        rest = problem._replace(proba=proba[counted], weight=weight[counted])
+        labels = np.empty_like(proba)
+        labels[counted], price, response, n_iter = interior_point(rest, max_iter, tol)
+        labels[~counted] = respond(proba[~counted], price)
+        return labels, price, response, n_iter
     n_samples, n_clusters = proba.shape
+    total_weight = problem.total_weight
+    if n_samples == 0:
+        usage = fixed_sum / total_weight if total_weight > 0 else prior
+        price = np.minimum(balancing_price(usage, lam, prior, forward), _HIGHEST)
+        return proba.copy(), price, 0.0, 0
     # The shares in a sample of rows have a relative standard error of sqrt(n_clusters /
     # rows), and fall, roughly, by 1 / lam + 1 / 2 of themselves where the price rises
     # by one. So many rows are needed for prices that are within a margin.
@@ -77,37 +91,43 @@ def interior_point(
     n_iter = 0
     margin = max(_MARGIN * min(1, 1 / elasticity), _LEAST_MARGIN)
     if stride >= 4:
-        rows = np.ascontiguousarray(proba[:: int(min(stride, _GROWTH))])
-        _, price, _, n_iter = interior_point(rows, lam, prior, forward, max_iter, 1e-3)
-        error = np.sqrt(n_clusters / len(rows)) / elasticity
+        part = problem._replace(
+            proba=np.ascontiguousarray(proba[:: int(min(stride, _GROWTH))]),
+            weight=weight[:: int(min(stride, _GROWTH))],
+        )
+        scale = part.weight.sum() / weight.sum()
+        part = part._replace(fixed_sum=scale * fixed_sum)
+        _, price, _, n_iter = interior_point(part, max_iter, 1e-3)
+        error = np.sqrt(n_clusters / len(part.proba)) / elasticity
         margin = max(min(margin, 3.5 * error), _LEAST_MARGIN)
     else:
-        price = _claim_prices(proba, lam, prior, forward)
+        price = _claim_prices(problem)
 
     wanted = prior > 0
     last_gap = least_gap = np.inf
     candidates = np.zeros(proba.shape, dtype=np.bool_)
-    _, n_candidates = best_responses(proba, price, margin, candidates)
+    _, n_candidates = mean_response(problem, price, margin, candidates)
     while True:
         while not candidates[:, wanted].any(axis=0).all():
             margin *= 2
-            _, n_candidates = best_responses(proba, price, margin, candidates)
-        working_set = _gather(proba, candidates, n_candidates)
+            _, n_candidates = mean_response(problem, price, margin, candidates)
+        working_set = _gather(problem, candidates, n_candidates)
         only, sample, first, cluster, ratio, settled, mean_log = working_set
         # Prices run away, as far as lam, if the last working set could not meet the
         # prior. Slacks that are small beside them would leave labels of zero.
         start = max(margin, 1e-3 * np.ptp(price[wanted]))
         label, hit, usage, new_price, steps = _solve_working_set(
-            first, cluster, ratio, settled, n_samples, lam, prior, forward, price,
-            start, tol / 2 * max(1, -mean_log), min(_MAX_STEPS, max_iter - n_iter),
+            first, cluster, ratio, weight[sample], settled + fixed_sum, total_weight,
+            lam, prior, forward, price, start, tol / 2 * max(1, -mean_log),
+            min(_MAX_STEPS, max_iter - n_iter),
         )  # fmt: skip
         n_iter += steps
         price = new_price if forward else np.maximum(new_price, lam * (prior - 1))
         n_known = n_candidates
-        response, n_candidates = best_responses(proba, price, margin, candidates)
-        collision = -mean_log - np.log(hit).sum() / n_samples
+        response, n_candidates = mean_response(problem, price, margin, candidates)
+        collision = -mean_log - (weight[sample] * np.log(hit)).sum() / total_weight
         loss = collision + lam * fairness(usage, prior, forward)
-        gap = duality_gap(collision, response, usage, price, lam, prior, forward)
+        gap = duality_gap(problem, collision, response, usage, price)
         # Each round starts anew: one that is cut short may be far behind the last.
         if gap < least_gap or least_gap == np.inf:
             least_gap = np.fmin(gap, np.inf)  # never nan
@@ -127,73 +147,81 @@ def interior_point(
     return labels, best_price, best_response, n_iter
 
 
-def _claim_prices(proba: NDArray, lam: float, prior: NDArray, forward: bool) -> NDArray:
+def _claim_prices(problem: Problem) -> NDArray:
     """Guess prices: each cluster's as if it alone could outbid the others.
 
     A cluster has to bid a sample ``1 - proba / max(proba)`` before it gets any of it.
     The shares of samples that it gets at each price are its supply curve; where that
     meets its demand at the same price, we have the price.
     """
+    proba, lam, prior, forward, weight, fixed_sum, _ = problem
     supply = np.zeros((len(prior), _BINS))
-    _count_bids(proba, supply)
-    supply = supply.cumsum(axis=1) / len(proba)
+    supply[:, 0] = fixed_sum
+    _count_bids(proba, weight, supply)
+    supply = supply.cumsum(axis=1) / problem.total_weight
     bid = np.arange(_BINS) / _BINS
     with np.errstate(over="ignore", under="ignore"):
         falling = np.exp(-bid / lam) if forward else lam / (lam + bid)
     met = supply >= prior[:, np.newaxis] * falling
+    met[:, -1] = True  # fixed labels may leave too little supply
     price = bid[met.argmax(axis=1)]
     return np.where(prior > 0, price, -np.inf if forward else -lam)
 
 
 @kernel
-def _count_bids(proba, counts):
+def _count_bids(proba, weight, counts):
     """Add up the histogram of 1 - proba / max(proba) for every cluster.
 
     proba : (n_samples, n_clusters) IN
-    counts : (n_clusters, _BINS) OUT, zero at the start
+    weight : (n_samples,) IN
+    counts : (n_clusters, _BINS) IN/OUT
     """
     n_samples, n_clusters = proba.shape
     for i in range(n_samples):
         scale = (_BINS - 1) / np.float64(proba[i].max())
         for k in range(n_clusters):
-            counts[k, _BINS - 1 - int(proba[i, k] * scale)] += 1
+            counts[k, _BINS - 1 - int(proba[i, k] * scale)] += weight[i]
 
 
-def _gather(proba, candidates, n_candidates):
+def _gather(problem, candidates, n_candidates):
     """List the candidates of all samples that have more than one.
 
-    proba : (n_samples, n_clusters) IN
     candidates : (n_samples, n_clusters) bool IN, of which n_candidates are set
     returns : only (n_samples,), a sample's single candidate, or -1; sample (n_open,),
         the other samples, in order of their number of candidates, so that the loops
         over these are predictable; first (n_open + 1,), cluster and ratio (n_entries,)
-        of their candidates; settled (n_clusters,), the number of samples that have
+        of their candidates; settled (n_clusters,), the weight of the samples that have
         this candidate only; mean over all samples of ln of the largest prediction
         among the candidates
     """
-    n_samples, n_clusters = proba.shape
+    n_samples, n_clusters = problem.proba.shape
     only, sample = np.full((2, n_samples), -1)
     first = np.zeros(n_samples + 1, dtype=np.int64)
     cluster = np.empty(n_candidates, dtype=np.int64)
     ratio = np.empty(n_candidates)
     settled = np.zeros(n_clusters)
-    n_open, mean_log = _list_candidates(
-        proba, candidates, only, sample, first, cluster, ratio, settled
-    )
+    n_open, log_sum = _list_candidates(
+        problem.proba, problem.weight, candidates, only, sample, first, cluster, ratio,
+        settled,
+    )  # fmt: skip
     first = first[: n_open + 1]
     n_entries = first[-1]
     cluster, ratio = cluster[:n_entries], ratio[:n_entries]
+    mean_log = log_sum / problem.total_weight
     return only, sample[:n_open], first, cluster, ratio, settled, mean_log
 
 
 @kernel
-def _list_candidates(proba, candidates, only, sample, first, cluster, ratio, settled):
+def _list_candidates(
+    proba, weight, candidates, only, sample, first, cluster, ratio, settled
+):
     """Fill the arrays of `_gather`, which are long enough in any case.
 
-    proba, candidates : (n_samples, n_clusters) IN
+    proba, candidates : (n_samples, n_clusters) IN; weight : (n_samples,) IN
     only, sample, first, cluster, ratio, settled : OUT; at the start, only is -1, and
         first and settled are 0
-    returns : n_open; mean over all samples of ln of the largest candidate's prediction
+    returns : n_open; sum over all samples of weight * ln of the largest candidate's
+        prediction
     """
     n_samples, n_clusters = proba.shape
     count = np.zeros(n_samples, dtype=np.int64)
@@ -207,8 +235,8 @@ def _list_candidates(proba, candidates, only, sample, first, cluster, ratio, set
         with_count[count[i]] += 1
         if count[i] == 1:
             only[i] = last
-            settled[last] += 1
-            log_sum += np.log(proba[i, last])
+            settled[last] += weight[i]
+            log_sum += weight[i] * np.log(proba[i, last])
 
     row = 0
     for size in range(2, n_clusters + 1):
@@ -235,8 +263,8 @@ def _list_candidates(proba, candidates, only, sample, first, cluster, ratio, set
                 entry += 1
         for e in range(first[row], entry):
             ratio[e] /= largest
-        log_sum += np.log(largest)
-    return n_open, log_sum / n_samples
+        log_sum += weight[i] * np.log(largest)
+    return n_open, log_sum
 
 
 @kernel
@@ -255,7 +283,7 @@ def _scatter(only, sample, first, cluster, label, labels):
 
 
 def _solve_working_set(
-    first, cluster, ratio, settled, n_samples, lam, prior, forward, price, start, tol,
+    first, cluster, ratio, row_weight, settled, total_weight, lam, prior, forward, price, start, tol,
     max_iter,
 ):  # fmt: skip
     """Mehrotra's predictor-corrector method for the labels of the candidates.
@@ -279,7 +307,7 @@ def _solve_working_set(
     pause = 1 + int(_LONGEST / (per_entry * n_entries + n_clusters**3))
     progress = np.array([0, 1, np.inf, np.inf, 0])
     while not _take_steps(
-        first, cluster, ratio, settled, n_samples, lam, prior, forward, tol, max_iter,
+        first, cluster, ratio, row_weight, settled, total_weight, lam, prior, forward, tol, max_iter,
         pause, entries, rows, clusters, progress,
     ):  # fmt: skip
         pass
@@ -288,7 +316,7 @@ def _solve_working_set(
 
 @kernel
 def _take_steps(
-    first, cluster, ratio, settled, n_samples, lam, prior, forward, tol, max_iter,
+    first, cluster, ratio, row_weight, settled, total_weight, lam, prior, forward, tol, max_iter,
     pause, entries, rows, clusters, progress,
 ):  # fmt: skip
     """Take up to `pause` steps of `_solve_working_set`, from where the last call ended.
@@ -303,6 +331,9 @@ def _take_steps(
     label, best_label, slack, weight, change, d_label, d_slack = entries
     hit, best_hit, pull, level, turn, d_hit, d_pull, d_level, reach = rows
     pivots = np.empty((n_open, 3))
+    size = 0.0
+    for i in range(n_open):
+        size += row_weight[i] * (first[i + 1] - first[i])
     price, usage, best_usage, best_price, stiffness, demand, d_usage, d_price = clusters
     system = np.empty((n_clusters, n_clusters))
 
@@ -310,14 +341,15 @@ def _take_steps(
     # of steps since.
     n_iter, step, lowest_gap, milestone, n_in_vain = progress
     while True:
-        gap, mu = _measure(
-            first, cluster, ratio, settled, n_samples, price, pull, level, label,
+        gap, products = _measure(
+            first, cluster, ratio, row_weight, settled, total_weight, price, pull, level, label,
             slack, hit, usage,
         )  # fmt: skip
+        mu = products / max(size, 1e-300)
         d_usage[:] = 0.0
         d_price[:] = 0.0
         gap += _demand(
-            usage, d_usage, price, d_price, lam, prior, forward, n_samples, stiffness,
+            usage, d_usage, price, d_price, lam, prior, forward, total_weight, stiffness,
             demand,
         )  # fmt: skip
         n_in_vain = 0 if gap < 0.9 * milestone else n_in_vain + 1
@@ -336,7 +368,7 @@ def _take_steps(
 
         # Predictor: the Newton step to where all products vanish.
         _factorize(
-            first, cluster, ratio, label, slack, hit, pull, stiffness, weight, pivots,
+            first, cluster, ratio, row_weight, label, slack, hit, pull, stiffness, weight, pivots,
             system,
         )  # fmt: skip
         if not np.isfinite(system.sum()):
@@ -346,17 +378,18 @@ def _take_steps(
             change[e] = -label[e]
         for i in range(n_open):
             turn[i] = 1 / pull[i] - hit[i]
-        _, _, left = _direction(
-            first, cluster, ratio, label, slack, hit, pull, weight, pivots, factor,
-            change, turn, demand, n_samples,
+        _, _, products = _direction(
+            first, cluster, ratio, row_weight, label, slack, hit, pull, weight, pivots, factor,
+            change, turn, demand, total_weight,
             d_label, d_slack, d_hit, d_pull, d_level, d_usage, d_price, reach,
         )  # fmt: skip
 
         # Corrector: to the central path, at a target that is lower the farther the
         # predictor could go, but not much lower than the rest of the gap. If the last
         # step was blocked, center instead.
+        left = products / max(size, 1e-300)
         target = mu * min(1.0, left / mu) ** 3
-        target = max(target, 0.02 * gap * n_samples / max(n_entries, 1))
+        target = max(target, 0.02 * gap * total_weight / max(size, 1e-300))
         trust = 1.0
         if step < 0.05:
             target = max(target, 0.7 * mu)
@@ -368,12 +401,12 @@ def _take_steps(
         for k in range(n_clusters):
             d_usage[k] *= trust
         _demand(
-            usage, d_usage, price, d_price, lam, prior, forward, n_samples, stiffness,
+            usage, d_usage, price, d_price, lam, prior, forward, total_weight, stiffness,
             demand,
         )  # fmt: skip
         label_step, price_step, _ = _direction(
-            first, cluster, ratio, label, slack, hit, pull, weight, pivots, factor,
-            change, turn, demand, n_samples,
+            first, cluster, ratio, row_weight, label, slack, hit, pull, weight, pivots, factor,
+            change, turn, demand, total_weight,
             d_label, d_slack, d_hit, d_pull, d_level, d_usage, d_price, reach,
         )  # fmt: skip
         if not np.isfinite(label_step * price_step + d_price.sum() + d_usage.sum()):
@@ -419,7 +452,7 @@ def _start(first, cluster, ratio, price, start, label, pull, level):
 
 @kernel
 def _measure(
-    first, cluster, ratio, settled, n_samples, price, pull, level, label, slack, hit,
+    first, cluster, ratio, row_weight, settled, total_weight, price, pull, level, label, slack, hit,
     usage,
 ):  # fmt: skip
     """Compute what follows from labels and prices.
@@ -427,7 +460,7 @@ def _measure(
     first, cluster, ratio, settled, price, pull, level : IN
     label : (n_entries,) IN/OUT, scaled to sum to 1
     slack : (n_entries,) OUT; hit : (n_open,) OUT; usage : (n_clusters,) OUT
-    returns : the samples' part of the duality gap; the mean of label * slack
+    returns : the samples' part of the duality gap; sum of weight * label * slack
     """
     usage[:] = settled
     products = 0.0
@@ -438,31 +471,33 @@ def _measure(
             total += label[e]
         share = 1 / total
         hit[i] = 0.0
+        own = 0.0
         for e in range(first[i], first[i + 1]):
             k = cluster[e]
             label[e] *= share
             slack[e] = level[i] - price[k] - pull[i] * ratio[e]
             slack[e] = max(slack[e], 1e-16 * abs(price[k]))  # if that took its digits
             hit[i] += ratio[e] * label[e]
-            usage[k] += label[e]
-            products += slack[e] * label[e]
+            usage[k] += row_weight[i] * label[e]
+            own += slack[e] * label[e]
         excess = hit[i] * pull[i] - 1
-        gap += excess - np.log1p(excess)
+        products += row_weight[i] * own
+        gap += row_weight[i] * (excess - np.log1p(excess))
     for k in range(len(usage)):
-        usage[k] /= n_samples
-    return (gap + products) / n_samples, products / max(len(label), 1)
+        usage[k] /= total_weight
+    return (gap + products) / total_weight, products
 
 
 @kernel
 def _demand(
-    usage, d_usage, price, d_price, lam, prior, forward, n_samples, stiffness, demand
+    usage, d_usage, price, d_price, lam, prior, forward, total_weight, stiffness, demand
 ):
     """Linearize the condition that the prices balance the usage.
 
     usage, d_usage, price, d_price, prior : (n_clusters,) IN; the changes of the
         predictor, for their second-order term
     stiffness, demand : (n_clusters,) OUT; the condition is, for the step,
-        n_samples * d_usage + stiffness * d_price = demand
+        total_weight * d_usage + stiffness * d_price = demand
     returns : the clusters' part of the duality gap
     """
     gap = 0.0
@@ -473,10 +508,10 @@ def _demand(
         if prior[k] == 0:
             continue
         if forward:
-            stiffness[k] = n_samples * usage[k] / lam
+            stiffness[k] = total_weight * usage[k] / lam
             if usage[k] > 0:
                 excess = price[k] / lam + np.log(usage[k]) - np.log(prior[k])
-                demand[k] = -n_samples * usage[k] * excess
+                demand[k] = -total_weight * usage[k] * excess
                 # Usage and what is asked sum to 1, so that their difference may be
                 # added. That leaves squares: lam would multiply the rounding of excess.
                 excess += log_asked
@@ -485,8 +520,8 @@ def _demand(
             # A price near -lam has lost its digits.
             full = max(lam + price[k], lam * prior[k])
             missing = lam * prior[k] - usage[k] * full
-            stiffness[k] = n_samples * usage[k] / full
-            demand[k] = n_samples * (missing - d_usage[k] * d_price[k]) / full
+            stiffness[k] = total_weight * usage[k] / full
+            demand[k] = total_weight * (missing - d_usage[k] * d_price[k]) / full
             excess = -missing / (lam * prior[k])
             gap += lam * prior[k] * (excess - np.log1p(excess))
     return gap
@@ -549,7 +584,18 @@ def _log_asked(price, lam, prior):
 
 @kernel
 def _factorize(
-    first, cluster, ratio, label, slack, hit, pull, stiffness, weight, pivots, system
+    first,
+    cluster,
+    ratio,
+    row_weight,
+    label,
+    slack,
+    hit,
+    pull,
+    stiffness,
+    weight,
+    pivots,
+    system,
 ):
     """Eliminate the samples' unknowns: the linear system of the price changes.
 
@@ -590,6 +636,7 @@ def _factorize(
                 k = cluster[f]
                 product = (ratio[e] - mean) * (ratio[f] - mean)
                 coupling = weight[e] * weight[f] * (by_sum + by_variation * product)
+                coupling *= row_weight[i]
                 system[j, j] += coupling
                 system[k, k] += coupling
                 system[j, k] -= coupling
@@ -604,8 +651,8 @@ def _factorize(
 
 @kernel
 def _direction(
-    first, cluster, ratio, label, slack, hit, pull, weight, pivots, factor, change,
-    turn, demand, n_samples,
+    first, cluster, ratio, row_weight, label, slack, hit, pull, weight, pivots, factor, change,
+    turn, demand, total_weight,
     d_label, d_slack, d_hit, d_pull, d_level, d_usage, d_price, reach,
 ):  # fmt: skip
     """Solve for a Newton step.
@@ -618,7 +665,7 @@ def _direction(
     d_label, ... d_price : OUT, the step
     reach : (n_open,) OUT, product of the sample's own longest steps
     returns : longest step of the labels, and of the slacks and pulls, up to 1 / 0.99;
-        mean of label * slack if every sample went as far as it can
+        sum of weight * label * slack if every sample went as far as it can
     """
     n_open = len(first) - 1
     d_price[:] = demand
@@ -635,7 +682,7 @@ def _direction(
         turned /= variation
         for e in range(first[i], first[i + 1]):
             spread = moved + (ratio[e] - mean) * turned
-            d_price[cluster[e]] += weight[e] * spread - change[e]
+            d_price[cluster[e]] += row_weight[i] * (weight[e] * spread - change[e])
     _solve_factorized(factor, d_price)
 
     label_rate = 0.99  # fastest relative fall: the longest step is its reciprocal
@@ -660,7 +707,7 @@ def _direction(
             d_slack[e] = moved - d_price[k] - (ratio[e] - mean) * turned
             d_label[e] = change[e] - weight[e] * d_slack[e]
             shift += ratio[e] * d_label[e]
-            d_usage[k] += d_label[e]
+            d_usage[k] += row_weight[i] * d_label[e]
             own_label_rate = max(own_label_rate, -d_label[e] / label[e])
             own_price_rate = max(own_price_rate, -d_slack[e] / slack[e])
         d_hit[i] = shift
@@ -671,15 +718,17 @@ def _direction(
         label_step = 1 / own_label_rate
         price_step = 1 / own_price_rate
         reach[i] = label_step * price_step
+        own = 0.0
         for e in range(first[i], first[i + 1]):
-            products += (label[e] + label_step * d_label[e]) * (
+            own += (label[e] + label_step * d_label[e]) * (
                 slack[e] + price_step * d_slack[e]
             )
+        products += row_weight[i] * own
     label_step = 1 / label_rate
     price_step = 1 / price_rate
     for k in range(len(d_usage)):
-        d_usage[k] /= n_samples
-    return label_step, price_step, products / max(len(label), 1)
+        d_usage[k] /= total_weight
+    return label_step, price_step, products
 
 
 @kernel

@@ -1,5 +1,7 @@
 """The objective of the pseudo-labels: eq. (11) of the paper, or eq. (10)."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_array
@@ -8,6 +10,60 @@ from sklearn.utils.validation import check_array
 # small for its dtype. Entries of EM's start are lifted to it, because the EM update is
 # multiplicative: an exact zero would stay zero although the optimum may need it.
 _LEAST = 1e-30
+
+
+class Problem(NamedTuple):
+    """What is minimized, as a function of the labels of the free samples.
+
+    proba : (n_samples, n_clusters), predictions of the free samples
+    lam, prior, forward : the fairness term, with prior (n_clusters,)
+    weight : (n_samples,), of the free samples, non-negative
+    fixed_sum : (n_clusters,), sum of weight * label over the samples of fixed label
+    constant : what the loss has besides, that of the fixed labels
+    """
+
+    proba: NDArray
+    lam: float
+    prior: NDArray
+    forward: bool
+    weight: NDArray
+    fixed_sum: NDArray
+    constant: float = 0.0
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of all weights, which the means are divided by."""
+        return self.weight.sum() + self.fixed_sum.sum()
+
+
+def pose(
+    proba: NDArray,
+    lam: float,
+    prior: NDArray,
+    forward: bool = False,
+    weight: NDArray | None = None,
+    fixed: NDArray | None = None,
+) -> Problem:
+    """State the problem of the samples whose row in `fixed` is NaN."""
+    weight = np.ones(len(proba)) if weight is None else weight
+    if fixed is None:
+        return Problem(proba, lam, prior, forward, weight, np.zeros(len(prior)))
+    free = np.isnan(fixed[:, 0])
+    held, known_weight = fixed[~free], weight[~free]
+    problem = Problem(
+        proba[free], lam, prior, forward, weight[free], sum_labels(held, known_weight)
+    )
+    fixed_loss = sum_losses(proba[~free], held, known_weight)
+    return problem._replace(constant=fixed_loss / problem.total_weight)
+
+
+def complete(labels: NDArray, fixed: NDArray | None) -> NDArray:
+    """Return the labels of all samples, from those of the free ones."""
+    if fixed is None:
+        return labels
+    complete = fixed.astype(labels.dtype)
+    complete[np.isnan(complete)] = labels.ravel()
+    return complete
 
 
 def check_prior(prior: ArrayLike | None, n_clusters: int) -> NDArray:
@@ -61,20 +117,39 @@ def kl_divergence(p: NDArray, q: NDArray, log_q: NDArray | None = None) -> float
     return float(np.sum(np.where(np.abs(excess) < 0.5, near, far)))
 
 
-def collision_and_usage(proba: NDArray, labels: NDArray) -> tuple[float, NDArray]:
-    """Return the two terms that the loss is made of.
+def sum_labels(labels: NDArray, weight: NDArray) -> NDArray:
+    """Return the sum of weight * label, (n_clusters,), in float64."""
+    return np.einsum("i,ik->k", weight, labels)
 
-    They are the mean collision cross-entropy -ln sum_k proba_k labels_k, and the mean
-    label of each cluster, both in float64.
-    """
+
+def sum_losses(proba: NDArray, labels: NDArray, weight: NDArray) -> float:
+    """Return the sum of weight times -ln sum_k proba_k labels_k, in float64."""
     hits = np.einsum("ik,ik->i", proba, labels, dtype=np.float64)
+    hits[weight == 0] = 1  # none of an infinite loss is no loss
     with np.errstate(divide="ignore"):
-        return float(-np.log(hits).mean()), labels.mean(axis=0, dtype=np.float64)
+        return float(-(weight * np.log(hits)).sum())
+
+
+def collision_and_usage(problem: Problem, labels: NDArray) -> tuple[float, NDArray]:
+    """Return the terms of the loss that the labels of the free samples change.
+
+    They are the collision cross-entropy of the free samples, and each cluster's usage
+    by all samples, as means over all samples.
+    """
+    loss_sum = sum_losses(problem.proba, labels, problem.weight)
+    label_sum = sum_labels(labels, problem.weight) + problem.fixed_sum
+    return loss_sum / problem.total_weight, label_sum / problem.total_weight
 
 
 def pseudo_label_loss(
-    proba: NDArray, labels: NDArray, lam: float, prior: NDArray, forward: bool = False
+    proba: NDArray,
+    labels: NDArray,
+    lam: float,
+    prior: NDArray,
+    forward: bool = False,
+    weight: NDArray | None = None,
 ) -> float:
     """Evaluate eq. (11), or eq. (10) if `forward`."""
-    collision, usage = collision_and_usage(proba, labels)
+    problem = pose(proba, lam, prior, forward, weight)
+    collision, usage = collision_and_usage(problem, labels)
     return collision + lam * fairness(usage, prior, forward)

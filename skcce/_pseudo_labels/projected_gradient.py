@@ -3,7 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from skcce._pseudo_labels.dual import balancing_price
 from skcce._pseudo_labels.kernel import kernel
+from skcce._pseudo_labels.objective import Problem, sum_labels
 
 # Shares and collision probabilities count as at least this in the gradient, which would
 # be infinite at zero.
@@ -12,37 +14,29 @@ _LARGEST = 1e300  # step; so that differences are finite
 
 
 def projected_gradient(
-    proba: NDArray,
-    labels: NDArray,
-    lam: float,
-    prior: NDArray,
-    forward: bool,
-    step_size: float,
-    n_iter: int,
+    problem: Problem, labels: NDArray, step_size: float, n_iter: int
 ) -> None:
     """Run projected gradient descent on `labels` in place.
 
-    A step goes along the negative gradient of n_samples times the loss, so that a
-    sample's step does not depend on the number of samples. Clusters that the forward
-    divergence forbids, those of zero prior, lose all labels in the first step.
+    A step goes along the negative gradient of the loss, divided by the sample's part in
+    the mean, so that it depends neither on the number of samples nor on their weights.
+    Clusters that the forward divergence forbids, those of zero prior, lose all labels
+    in the first step.
     """
+    proba, lam, prior, forward, weight, fixed_sum, _ = problem
     for _ in range(n_iter):
-        usage = np.maximum(labels.mean(axis=0, dtype=np.float64), _LEAST)
-        if forward:
-            with np.errstate(divide="ignore"):
-                reward = lam * (np.log(prior) - np.log(usage) - 1)
-        else:
-            reward = lam * prior / usage
-        _gradient_step(proba, reward, step_size, labels)
+        usage = (sum_labels(labels, weight) + fixed_sum) / problem.total_weight
+        price = balancing_price(np.maximum(usage, _LEAST), lam, prior, forward)
+        _gradient_step(proba, price, step_size, labels)
 
 
 @kernel
-def _gradient_step(proba, reward, step_size, labels):
+def _gradient_step(proba, price, step_size, labels):
     """Take a step and project every row onto the simplex.
 
     proba : (n_samples, n_clusters) IN
-    reward : (n_clusters,) IN, minus the gradient of the fairness term; -inf for a
-        cluster whose labels have to be zero
+    price : (n_clusters,) IN, minus the gradient of the fairness term, up to a common
+        constant; -inf for a cluster whose labels have to be zero
     labels : (n_samples, n_clusters) IN/OUT
 
     The projection is max(x - threshold, 0), where the threshold makes the row sum to 1;
@@ -56,9 +50,9 @@ def _gradient_step(proba, reward, step_size, labels):
             hit += np.float64(proba[i, k]) * labels[i, k]
         pull = 1 / max(hit, _LEAST)
         for k in range(n_clusters):
-            step = step_size * (proba[i, k] * pull + reward[k])
+            step = step_size * (proba[i, k] * pull + price[k])
             point[k] = labels[i, k] + min(max(step, -_LARGEST), _LARGEST)
-            point[k] = point[k] if reward[k] > -np.inf else -np.inf
+            point[k] = point[k] if price[k] > -np.inf else -np.inf
         # A shift of the row does not change the result; with the largest entry at zero
         # the 1 is not lost beside huge entries.
         highest = point.max()

@@ -7,22 +7,30 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from sklearn.utils.validation import check_array
 
-from skcce._pseudo_labels.dual import balancing_price, best_responses, duality_gap
+from skcce._pseudo_labels.dual import balancing_price, duality_gap, mean_response
 from skcce._pseudo_labels.em import prepare_em
 from skcce._pseudo_labels.interior_point import interior_point
 from skcce._pseudo_labels.objective import (
+    Problem,
     check_prior,
     collision_and_usage,
+    complete,
     fairness,
+    pose,
     positive_rows,
 )
 from skcce._pseudo_labels.projected_gradient import projected_gradient
+from skcce._weights import check_weights
 from skcce.losses import check_simplex_rows
 
 _MIN_LAM = 1e-100  # less makes no difference, but its reciprocal overflows
 MAX_LAM = 1e15  # the usage is the prior up to rounding
 _TINY = 1e-30
+# For training: pseudo-labels of a gap of 1e-4 train no better than those of 1e-2.
+_BATCH_TOL = 1e-2
+_BATCH_STEPS = 100
 
 
 class PseudoLabels(NamedTuple):
@@ -40,7 +48,7 @@ class PseudoLabels(NamedTuple):
     n_iter : int
         Number of iterations of the solver.
     converged : bool
-        Whether `gap` is at most ``tol * max(1, loss)``.
+        Whether `gap` is at most ``tol * max(1, loss)``, or ``tol`` if `loss` is inf.
     """
 
     pseudo_labels: NDArray
@@ -62,6 +70,8 @@ class PseudoLabels(NamedTuple):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_jobs": [Integral, None],
+        "sample_weight": ["array-like", None],
+        "fixed": ["array-like", None],
     },
     prefer_skip_nested_validation=True,
 )
@@ -77,6 +87,8 @@ def solve_pseudo_labels(
     max_iter: int = 1000,
     tol: float = 1e-6,
     n_jobs: int | None = None,
+    sample_weight: ArrayLike | None = None,
+    fixed: ArrayLike | None = None,
 ) -> PseudoLabels:
     r"""Solve for the soft pseudo-labels of given predictions.
 
@@ -151,6 +163,16 @@ def solve_pseudo_labels(
         Number of threads of ``"em"``, which alone uses it; None means 1, -1 all
         processors. They are used where they pay, from about 200,000 labels. The result
         does not depend on it.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights, non-negative, of any scale: both means above become weighted means, so
+        that a weight of 2 is the same as two equal rows. A sample of weight 0 gets the
+        label that is best for it and changes no other. None means equal weights.
+    fixed : array-like of shape (n_samples, n_clusters), default=None
+        Known pseudo-labels. Rows of NaN are solved for; the others, distributions
+        within 1e-3, are scaled to sum to 1 and held, while they count in the loss like
+        all others (paper, supplement E.2). What `init` has for these samples has no
+        effect. If a fixed label is impossible for its prediction, the loss is inf, but
+        the gap remains the distance from the best labels of the others.
 
     Returns
     -------
@@ -164,7 +186,7 @@ def solve_pseudo_labels(
         If an argument is out of its range, not finite, or of the wrong shape; if
         ``solver="em"`` is asked for the forward divergence, or
         ``solver="interior-point"`` for a start; if the forward divergence forbids all
-        clusters that a sample can have.
+        clusters that a sample can have, or one that a fixed label has.
 
     References
     ----------
@@ -181,30 +203,40 @@ def solve_pseudo_labels(
     >>> result.converged
     True
     """
+    forward = divergence == "forward"
+    if solver == "em" and forward:
+        raise ValueError(
+            'solver="em" minimizes the reverse divergence only; take '
+            'solver="interior-point" for divergence="forward".'
+        )
+    if solver == "interior-point" and init is not None:
+        raise ValueError(
+            'solver="interior-point" takes no start, got init; leave it out, or take '
+            'solver="em".'
+        )
     proba = check_simplex_rows(proba, "proba")
     prior = check_prior(prior, proba.shape[1])
-    forward = divergence == "forward"
-    _check_combination(proba, prior, forward, solver, init)
+    weight = check_weights(sample_weight, len(proba))
+    fixed = _check_fixed(fixed, proba, prior, forward)
     lam = max(float(lam), _MIN_LAM)
-    proba, lift = lift_rows(proba, prior, forward)
+    problem = lift_rows(pose(proba, lam, prior, forward, weight, fixed), fixed)
 
     def certified(labels, n_iter, *price_and_response):
-        loss, gap = certify(proba, labels, lam, prior, forward, *price_and_response)
-        loss += lift
-        return PseudoLabels(labels, loss, gap, n_iter, _converged(gap, loss, tol))
+        loss, gap = certify(problem, labels, *price_and_response)
+        converged = gap <= tol * max(1.0, loss if np.isfinite(loss) else 0.0)
+        return PseudoLabels(labels, loss, gap, n_iter, bool(converged))
 
     if solver == "interior-point":
-        labels, price, response, n_iter = interior_point(
-            proba, lam, prior, forward, max_iter, tol
-        )
-        return certified(labels, n_iter, price, response)
+        labels, price, response, n_iter = interior_point(problem, max_iter, tol)
+        result = certified(labels, n_iter, price, response)
+        return result._replace(pseudo_labels=complete(labels, fixed))
 
-    labels = _start(proba, init, prior, forward)
+    labels = _start(proba, init, prior, forward, fixed)
     best = None  # the last: EM never increases the loss
     if solver == "em":
-        run = prepare_em(proba, labels, lam, prior, n_jobs)
+        run = prepare_em(problem, labels, n_jobs)
     else:
-        run = partial(projected_gradient, proba, labels, lam, prior, forward, step_size)
+        run = partial(projected_gradient, problem, labels, step_size)
         best = certified(labels.copy(), 0)
     # A look at the gap costs less than an iteration; looks become rarer, so that they
     # stay a small part of the time, and at most a tenth of the iterations is too many.
@@ -219,88 +251,137 @@ def solve_pseudo_labels(
                 best = result._replace(pseudo_labels=labels.copy())
             result = best._replace(n_iter=n_iter)
         if result.converged or n_iter == max_iter:
-            return result
+            labels = complete(result.pseudo_labels, fixed)
+            return result._replace(pseudo_labels=labels)
 
 
-def lift_rows(proba: NDArray, prior: NDArray, forward: bool) -> tuple[NDArray, float]:
+def solve_batch(
+    proba: NDArray,
+    lam: float,
+    prior: NDArray,
+    *,
+    forward: bool,
+    n_iter: int,
+    weight: NDArray | None = None,
+    fixed: NDArray | None = None,
+) -> NDArray:
+    """Return pseudo-labels to train with, without any checks.
+
+    Reverse divergence: `n_iter` EM iterations from the predictions. Forward: the exact
+    solver, to a gap that training needs. `weight` is (n_samples,), of any scale; rows
+    of `fixed`, (n_samples, n_clusters), that are not NaN are returned as they are.
+    """
+    problem = pose(proba, lam, prior, forward, weight, fixed)
+    labels = positive_rows(problem.proba)
+    if forward:
+        problem = problem._replace(proba=labels)
+        labels, *_ = interior_point(problem, _BATCH_STEPS, _BATCH_TOL)
+    else:
+        prepare_em(problem, labels)(n_iter=n_iter)
+    return complete(labels, fixed)
+
+
+def lift_rows(problem: Problem, fixed: NDArray | None = None) -> Problem:
     """Scale the rows that have tiny probabilities for all clusters they may have.
 
     Such a row leaves a cluster that the forward divergence forbids, and the reciprocal
-    of what is left may overflow. To scale a row adds a constant to the loss: returns
-    `proba`, the lifted rows with a largest possible entry of 1, and how much the loss
-    of the given ones is greater.
+    of what is left may overflow. To scale a row adds a constant to the loss. The
+    lifted rows have a largest possible entry of 1.
+
+    Raises ValueError if all clusters that a free sample can have are forbidden.
     """
-    possible = prior > 0
-    if not forward or possible.all():
-        return proba, 0.0
+    proba, possible = problem.proba, problem.prior > 0
+    if not problem.forward or possible.all():
+        return problem
     most = proba[:, possible].max(axis=1)
     tiny = most < _TINY
     if not tiny.any():
-        return proba, 0.0
+        return problem
+    if not most.all():
+        number = most.argmin()
+        if fixed is not None:
+            number = np.flatnonzero(np.isnan(fixed[:, 0]))[number]
+        raise ValueError(
+            f"Sample {number} has zero probability for every cluster of positive "
+            'prior, and divergence="forward" forbids the others.'
+        )
     lifted = proba.copy()
     lifted[tiny] = proba[tiny] * possible / most[tiny, np.newaxis]
-    return lifted, float(-np.log(most[tiny], dtype=np.float64).sum() / len(proba))
+    lift = -problem.weight[tiny] @ np.log(most[tiny], dtype=np.float64)
+    constant = problem.constant + lift / problem.total_weight
+    return problem._replace(proba=lifted, constant=float(constant))
 
 
 def certify(
-    proba: NDArray,
+    problem: Problem,
     labels: NDArray,
-    lam: float,
-    prior: NDArray,
-    forward: bool,
     price: NDArray | None = None,
     response: float | None = None,
 ) -> tuple[float, float]:
-    """Return loss and duality gap of `labels`.
+    """Return loss and duality gap of the labels of the free samples.
 
     price : the dual point; None takes the prices that balance the labels' usage.
     response : the samples' mean best response to `price`, if it is known.
     """
-    collision, usage = collision_and_usage(proba, labels)
+    _, lam, prior, forward, weight, *_ = problem
+    collision, usage = collision_and_usage(problem, labels)
     loss = collision + lam * fairness(usage, prior, forward)
+    if not weight.any():
+        return loss + problem.constant, 0.0  # no free label counts
     if price is None:
         price = balancing_price(usage, lam, prior, forward)
     if not np.isfinite(loss) or np.isposinf(price).any():
-        return loss, np.inf
+        return loss + problem.constant, np.inf
     if response is None:
-        nothing = np.empty((0, proba.shape[1]), dtype=np.bool_)
-        response, _ = best_responses(proba, price, 0.0, nothing)
-    gap = duality_gap(collision, response, usage, price, lam, prior, forward)
-    return loss, 0.0 if gap < 0 else gap  # the samples' part may be, by rounding
+        response, _ = mean_response(problem, price)
+    gap = duality_gap(problem, collision, response, usage, price)
+    # By rounding, the samples' part may be below 0.
+    return loss + problem.constant, 0.0 if gap < 0 else gap
 
 
-def _converged(gap: float, loss: float, tol: float) -> bool:
-    return bool(np.isfinite(gap) and gap <= tol * max(1.0, loss))
-
-
-def _check_combination(
-    proba: NDArray,
-    prior: NDArray,
-    forward: bool,
-    solver: str,
-    init: ArrayLike | None,
-) -> None:
-    if solver == "em" and forward:
+def _check_fixed(
+    fixed: ArrayLike | None, proba: NDArray, prior: NDArray, forward: bool
+) -> NDArray | None:
+    """Return the fixed labels, scaled to sum to 1, in the dtype of `proba`."""
+    if fixed is None:
+        return None
+    fixed = check_array(
+        fixed,
+        dtype=np.float64,
+        ensure_2d=False,
+        ensure_all_finite="allow-nan",
+        input_name="fixed",
+    )
+    if fixed.shape != proba.shape:
         raise ValueError(
-            'solver="em" minimizes the reverse divergence only; take '
-            'solver="interior-point" for divergence="forward".'
+            f"fixed has shape {fixed.shape}, but proba has {proba.shape}; they must be "
+            "equal. Rows of NaN are solved for."
         )
-    if solver == "interior-point" and init is not None:
+    free = np.isnan(fixed)
+    partly = free.any(axis=1) & ~free.all(axis=1)
+    if partly.any():
         raise ValueError(
-            'solver="interior-point" takes no start, got init; leave it out, or take '
-            'solver="em".'
+            f"Row {partly.argmax()} of fixed is NaN in part; it must be a distribution, "
+            "or NaN in all entries, which has it solved for."
         )
-    if forward:
-        possible = proba[:, prior > 0].max(axis=1) > 0
-        if not possible.all():
-            raise ValueError(
-                f"Sample {possible.argmin()} has zero probability for every cluster of "
-                'positive prior, and divergence="forward" forbids the others.'
-            )
+    labels = check_simplex_rows(np.where(free, 1 / len(prior), fixed), "fixed")
+    forbidden = forward & (prior == 0) & (fixed > 0)
+    if forbidden.any():
+        row, cluster = np.argwhere(forbidden)[0]
+        raise ValueError(
+            f"fixed has {fixed[row, cluster]} in row {row} for cluster {cluster}, whose "
+            'prior is zero; divergence="forward" forbids that.'
+        )
+    labels /= labels.sum(axis=1, keepdims=True)
+    return np.where(free, np.nan, labels).astype(proba.dtype)
 
 
 def _start(
-    proba: NDArray, init: ArrayLike | None, prior: NDArray, forward: bool
+    proba: NDArray,
+    init: ArrayLike | None,
+    prior: NDArray,
+    forward: bool,
+    fixed: NDArray | None,
 ) -> NDArray:
     """Return the start of an iterative solver, which will work in place."""
     if init is None:
@@ -312,6 +393,8 @@ def _start(
                 f"init has shape {labels.shape}, but proba has {proba.shape}; "
                 "they must be equal."
             )
+    if fixed is not None:
+        labels = labels[np.isnan(fixed[:, 0])]
     return _without_forbidden(labels, prior) if forward else labels
 
 

@@ -6,20 +6,18 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
 from skcce._images import is_table
 from skcce._linear import LinearSoftmax
-from skcce._model import Objective
+from skcce._model import BatchObjective, SoftmaxModel
 from skcce.deep._augment import as_augmentation
 from skcce.deep._description import describe
 from skcce.deep._images import Images, open_images
@@ -35,18 +33,12 @@ _OPTIMIZERS = {
 }
 
 
-class DeepSoftmax(BaseEstimator):
+class DeepSoftmax(SoftmaxModel):
     r"""Deep softmax model: a torch network and a linear head, trained end to end.
 
     Predicts :math:`\sigma(x) = \mathrm{softmax}(v^\top f_w(x) + b)` (eq. 4 of [1]_),
-    where :math:`f_w` is `network`, and minimizes by stochastic gradient steps on the
-    batches that it is given
-
-    .. math:: \frac1B \sum_i \Big[ H_2(y_i, \sigma(x_i)) + \frac{w}{V}
-              \sum_{v=1}^{V} H_2(y_i, \sigma(\tilde x_{iv})) \Big] ,
-
-    where the pseudo-label :math:`y_i` of a sample comes from its own prediction, and
-    the second term pulls the predictions of its :math:`V` augmented views to it.
+    where :math:`f_w` is `network`. For each batch the objective gets the predictions
+    for the samples and, behind them, for :math:`V` augmented views of each.
 
     Parameters
     ----------
@@ -64,10 +56,6 @@ class DeepSoftmax(BaseEstimator):
         images are uint8. None: no views.
     n_views : int, default=1
         Augmented views per image and step (:math:`V`).
-    augment_weight : float, default=2.0
-        Weight of their mean loss (:math:`w`). The paper's Table 4, which starts from
-        pretrained weights, has 0.5 for STL-10, 0.2 for CIFAR-10 and 0.4 for
-        CIFAR-100-20.
     lr : float, default=1e-3
         Learning rate of the network.
     head_lr : float or None, default=None
@@ -138,7 +126,6 @@ class DeepSoftmax(BaseEstimator):
         "network": [callable],
         "augment": [str, callable, None],
         "n_views": [Interval(Integral, 1, None, closed="left")],
-        "augment_weight": [Interval(Real, 0, None, closed="left")],
         "lr": [Interval(Real, 0, None, closed="left")],
         "head_lr": [Interval(Real, 0, None, closed="left"), None],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
@@ -153,18 +140,7 @@ class DeepSoftmax(BaseEstimator):
         "predict_batch_size": [Interval(Integral, 1, None, closed="left")],
     }
 
-    #: What "auto" stands for in the parameters of CollisionClusterer.
-    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {
-            "lam": (100.0, 1.0),
-            "solver": "em",
-            "em_iter": 20,
-            "n_neighbors": 0,
-            "init": "random",
-            "n_init": 4,
-            "batch_size": 250,
-        }
-    )
+    learns_features = True
 
     def __init__(
         self,
@@ -172,7 +148,6 @@ class DeepSoftmax(BaseEstimator):
         *,
         augment: str | Callable[[Tensor], Tensor] | None = None,
         n_views: int = 1,
-        augment_weight: float = 2.0,
         lr: float = 1e-3,
         head_lr: float | None = None,
         weight_decay: float = 0.01,
@@ -189,7 +164,6 @@ class DeepSoftmax(BaseEstimator):
         self.network = network
         self.augment = augment
         self.n_views = n_views
-        self.augment_weight = augment_weight
         self.lr = lr
         self.head_lr = head_lr
         self.weight_decay = weight_decay
@@ -256,6 +230,7 @@ class DeepSoftmax(BaseEstimator):
         n_clusters: int,
         *,
         labels: NDArray | None,
+        sample_weight: NDArray | None,
         random_state: np.random.RandomState,
     ) -> None:
         """Set new weights.
@@ -269,6 +244,8 @@ class DeepSoftmax(BaseEstimator):
         labels : ndarray of shape (n_samples,) or None
             Clusters to start from: the head is set so that it predicts the nearest
             centroid of the network's features. None draws the head at random.
+        sample_weight : ndarray of shape (n_samples,) or None
+            Weights of the samples, of mean 1; None if all are equal.
         random_state : RandomState
             Source of the seed of this model's random numbers.
 
@@ -292,31 +269,40 @@ class DeepSoftmax(BaseEstimator):
             start = LinearSoftmax()
             features = self._apply(self.network_, X)
             start.initialize(
-                features, n_clusters, labels=labels, random_state=random_state
+                features,
+                n_clusters,
+                labels=labels,
+                sample_weight=sample_weight,
+                random_state=random_state,
             )
             with torch.no_grad():
                 self.head_.weight.copy_(torch.from_numpy(start.coef_))
                 self.head_.bias.copy_(torch.from_numpy(start.intercept_))
 
+    @property
+    def makes_views(self) -> bool:
+        """Whether there are augmented views."""
+        return self.augment is not None
+
     def train_step(
-        self, X: Tensor | NDArray, objective: Objective, *, progress: float
+        self, X: Tensor | NDArray, objective: BatchObjective, *, progress: float
     ) -> float:
-        """Take one optimizer step on a batch, and return its mean loss.
+        """Take one optimizer step on a batch.
 
         Parameters
         ----------
         X : Tensor (n, channels, height, width) or ndarray (n, n_features)
             Batch of images or rows.
         objective : callable
-            Maps logits (1 + n_views, n, n_clusters), those of the samples first, to the
-            losses (1 + n_views, n) and their gradient with respect to the logits.
+            Maps logits (1 + n_views, n, n_clusters), those of the samples first, to a
+            value and its gradient with respect to them.
         progress : float
             Part of the training that is done, in [0, 1).
 
         Returns
         -------
         float
-            Mean loss of the samples before the step, without that of their views.
+            Value of the objective before the step.
         """
         self._module.train()
         with self._random_numbers(), torch_threads(self.n_threads), self._warm_norms():
@@ -327,21 +313,17 @@ class DeepSoftmax(BaseEstimator):
             with self._autocast():
                 logits = self._forward(self._lay_out(torch.cat(views)))
             logits = logits.float()  # of bfloat16 under autocast
-            n = len(batch)
             # The pseudo-labels are solved for on the CPU: n x K numbers go there and
             # back. An EM iteration on a GPU would start dozens of kernels for them.
             values = logits.detach().cpu().numpy()
-            loss, gradient = objective(values.reshape(len(views), n, -1))
-            weight = np.full((len(views), 1, 1), self.augment_weight / self.n_views / n)
-            weight[0] = 1 / n
-            gradient *= weight.astype(gradient.dtype)
+            value, gradient = objective(values.reshape(len(views), len(batch), -1))
             self._set_learning_rate(progress)
             self._optimizer.zero_grad(set_to_none=True)
             gradient = torch.from_numpy(gradient.reshape(values.shape))
             logits.backward(gradient.to(logits.device))
             self._optimizer.step()
         self._n_steps += 1
-        return float(loss[0].mean())
+        return value
 
     def decision_function(self, X: Images | NDArray) -> NDArray:
         """Compute the logits.

@@ -1,9 +1,9 @@
-"""Displays of clusters: what is in them, how sure they are, how they came about.
+"""Displays of clusters: what is in them, how sure they are, how a fit went.
 
 They follow scikit-learn's Displays: ``from_estimator`` and ``from_predictions`` compute
-and draw, ``plot`` draws again, into given axes if wanted. Every clusterer with
-``predict_proba``, or a pipeline that ends in one, will do. They need matplotlib,
-skcce's extra ``plot``.
+and draw, ``plot`` draws again, into given axes if wanted. They take any clusterer with
+``predict_proba``, or a pipeline that ends in one, and need matplotlib: skcce's extra
+``plot``.
 """
 
 from skcce.plot._confidence import ConfidenceDisplay

@@ -1,20 +1,22 @@
-"""How sure the clusters are, and how rightly."""
+"""How sure the clusters are, and how often they are right."""
 
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skcce.losses import check_simplex_rows
 from skcce.metrics import match_labels
 from skcce.plot._display import (
     ALARM,
     GREY,
     MAIN,
     SECOND,
+    add_legend,
     agrees,
     check_count,
     check_labels,
-    check_proba,
     divide,
     import_pyplot,
     probabilities_of,
@@ -25,25 +27,35 @@ from skcce.plot._display import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# So many clusters are named, if their confidence exceeds their accuracy by so much.
-_N_NAMED = 4
+# Up to four clusters are numbered, if their confidence exceeds their accuracy by this.
+_N_NUMBERED = 4
 _LEAST_EXCESS = 0.05
+_DOT = dict(
+    color=SECOND,
+    edgecolor="white",
+    linewidth=0.5,
+    alpha=0.85,
+    clip_on=False,
+    zorder=2.5,
+)
+_BINS = dict(color=MAIN, marker="s", markersize=4.5, clip_on=False)
+_NUMBER = dict(textcoords="offset points", va="top", fontsize="small", color=ALARM)
 
 
+@dataclass(eq=False, repr=False)
 class ConfidenceDisplay:
     r"""Confidence of the predictions, and with classes, how right they are.
 
     The confidence of a sample is the probability of its cluster,
-    :math:`c_i = \max_k \sigma_{ik}`. Draws, on the left, its histogram; and on the
-    right,
+    :math:`c_i = \max_k \sigma_{ik}`. Draws its histogram on the left, and on the right,
 
     - without classes, its distribution in each cluster (median, middle half, and 5 to
       95 percent), from the least confident cluster to the most confident one;
     - with classes, the reliability: the share of samples whose class is the one that
       their cluster is matched to (:func:`skcce.metrics.match_labels`) against the mean
-      confidence, for bins of confidence, and as a dot of its size for each cluster. The
-      clusters that are farthest below the diagonal, so the most overconfident ones,
-      have their number. The title has the accuracy and the expected calibration error,
+      confidence, for bins of confidence, and as a dot for each cluster, as large as the
+      cluster. The most overconfident clusters, farthest below the diagonal, are
+      numbered. The title has the accuracy and the expected calibration error,
 
       .. math::
 
@@ -86,9 +98,9 @@ class ConfidenceDisplay:
 
     Notes
     -----
-    The matching is made on the same samples: on few samples a class, the accuracy is
-    optimistic, so that the confidence looks better than it is. With more clusters than
-    classes, samples in clusters without a class count as wrong.
+    The matching is made on the same samples: with few samples per class, the accuracy
+    is optimistic, so that the confidence looks better than it is. With more clusters
+    than classes, samples in clusters without a class count as wrong.
 
     References
     ----------
@@ -104,20 +116,12 @@ class ConfidenceDisplay:
     0.40
     """
 
-    def __init__(
-        self,
-        confidence: NDArray,
-        labels: NDArray,
-        *,
-        n_clusters: int,
-        correct: NDArray | None = None,
-        n_bins: int = 10,
-    ):
-        self.confidence = confidence
-        self.labels = labels
-        self.n_clusters = n_clusters
-        self.correct = correct
-        self.n_bins = n_bins
+    confidence: NDArray
+    labels: NDArray
+    _: KW_ONLY
+    n_clusters: int
+    correct: NDArray | None = None
+    n_bins: int = 10
 
     def plot(self, *, ax: "Axes | ArrayLike | None" = None) -> Self:
         """Draw the histogram, and the reliability or the distributions.
@@ -130,7 +134,7 @@ class ConfidenceDisplay:
 
         Returns
         -------
-        self : ConfidenceDisplay
+        ConfidenceDisplay
             This display.
         """
         self.ax_, self.axes_ = divide(ax, (9.0, 4.2), (1, 2))
@@ -147,114 +151,63 @@ class ConfidenceDisplay:
         return self
 
     def _draw_histogram(self, ax: "Axes") -> None:
-        if self.correct is None:
-            groups, colors, names = [self.confidence], [MAIN], None
-        else:
+        groups, names = [self.confidence], None
+        if self.correct is not None:
             groups = [self.confidence[self.correct], self.confidence[~self.correct]]
-            colors, names = [MAIN, SECOND], ["right", "wrong"]
+            names = ["right", "wrong"]
         ax.hist(
             groups,
             bins=np.linspace(0, 1, 2 * self.n_bins + 1),
             weights=[np.full(len(g), 1 / len(self.confidence)) for g in groups],
             stacked=True,
-            color=colors,
+            color=[MAIN, SECOND][: len(groups)],
             label=names,
         )
         if names:
-            ax.legend(loc="best", fontsize="small", frameon=False)
+            add_legend(ax, loc="best")
         ax.set(xlim=(0, 1), xlabel="Confidence", ylabel="Share of samples")
         ax.set_title(f"Mean confidence {self.confidence.mean():.3f}", fontsize="medium")
 
     def _draw_reliability(self, ax: "Axes") -> None:
         confidence, correct = self.confidence, self.correct.astype(float)
-        n_in_bin, mean, accuracy = _means_by_group(
-            _bin_of(confidence, self.n_bins), confidence, correct
-        )
-        self.ece_ = float(np.average(np.abs(accuracy - mean), weights=n_in_bin))
+        bins = np.minimum((confidence * self.n_bins).astype(int), self.n_bins - 1)
+        _, in_bin, mean, accuracy = _means_by_group(bins, confidence, correct)
+        self.ece_ = float(np.average(np.abs(accuracy - mean), weights=in_bin))
         ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2)
-        size, by_cluster, right = _means_by_group(self.labels, confidence, correct)
-        self.cluster_dots_ = ax.scatter(
-            by_cluster,
-            right,
-            s=size / size.max() * np.clip(900 / len(size), 22, 200),
-            color=SECOND,
-            edgecolor="white",
-            linewidth=0.5,
-            alpha=0.85,
-            label="clusters",
-            clip_on=False,
-            zorder=2.5,
-        )
-        (self.bins_line_,) = ax.plot(
-            mean,
-            accuracy,
-            color=MAIN,
-            marker="s",
-            markersize=4.5,
-            label="all, in bins",
-            clip_on=False,
-        )
-        excess = by_cluster - right
-        numbers = np.unique(self.labels)
-        for i in np.argsort(-excess)[:_N_NAMED]:
+        clusters, size, sure, right = _means_by_group(self.labels, confidence, correct)
+        area = size / size.max() * np.clip(900 / len(size), 22, 200)
+        self.cluster_dots_ = ax.scatter(sure, right, area, label="clusters", **_DOT)
+        (self.bins_line_,) = ax.plot(mean, accuracy, label="all, in bins", **_BINS)
+        excess = sure - right
+        for i in np.argsort(-excess)[:_N_NUMBERED]:
             if excess[i] > _LEAST_EXCESS:
-                ax.annotate(
-                    f"{numbers[i]}",
-                    (by_cluster[i], right[i]),
-                    xytext=(5, -3),
-                    textcoords="offset points",
-                    ha="left",
-                    va="top",
-                    fontsize="small",
-                    color=ALARM,
-                )
-        ax.legend(loc="best", fontsize="small", frameon=False)
+                ax.annotate(f"{clusters[i]}", (sure[i], right[i]), (5, -3), **_NUMBER)
+        add_legend(ax, loc="best")
         ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="Mean confidence", ylabel="Accuracy")
-        ax.set_title(
-            f"ACC {100 * correct.mean():.1f}, ECE {100 * self.ece_:.1f} %",
-            fontsize="medium",
-        )
+        title = f"ACC {100 * correct.mean():.1f}, ECE {100 * self.ece_:.1f} %"
+        ax.set_title(title, fontsize="medium")
 
     def _draw_distributions(self, ax: "Axes") -> None:
-        groups = {k: self.confidence[self.labels == k] for k in np.unique(self.labels)}
-        levels = {
-            k: np.quantile(group, [0.05, 0.25, 0.5, 0.75, 0.95])
-            for k, group in groups.items()
-        }
-        order = sorted(levels, key=lambda k: (levels[k][2], levels[k][1]))
-        low, lower, median, upper, high = np.array([levels[k] for k in order]).T
-        x = np.arange(len(order))
-        width = np.clip(0.45 * size_in_points(ax)[0] / len(x), 1.0, 9.0)
+        clusters, levels = _quantiles_by_group(self.labels, self.confidence)
+        low, lower, median, upper, high = levels.T
+        x, points = np.arange(len(clusters)), size_in_points(ax)[0]
+        width = np.clip(0.45 * points / len(x), 1.0, 9.0)
         ax.vlines(x, low, high, color=MAIN, linewidth=max(0.6, width / 6), alpha=0.5)
         ax.vlines(x, lower, upper, color=MAIN, linewidth=width)
-        self.cluster_dots_ = ax.scatter(
-            x,
-            median,
-            s=max(1.8, 0.6 * width) ** 2,
-            facecolor="white" if width > 3 else "black",
-            edgecolor="black",
-            linewidth=0.8 if width > 3 else 0,
-            clip_on=False,
-            zorder=3,
-        )
-        ticks = thinned(len(x), size_in_points(ax)[0], each=16)
-        ax.set_xticks(ticks, [str(order[i]) for i in ticks], fontsize="small")
+        fill, edge = ("white", 0.8) if width > 3 else ("black", 0)
+        style = dict(facecolor=fill, edgecolor="black", linewidth=edge, zorder=3)
+        area = max(1.8, 0.6 * width) ** 2
+        self.cluster_dots_ = ax.scatter(x, median, area, clip_on=False, **style)
+        ticks = thinned(len(x), points, each=16)
+        ax.set_xticks(ticks, [str(k) for k in clusters[ticks]], fontsize="small")
         ax.set(xlim=(-0.7, len(x) - 0.3), ylim=(0, 1.02))
-        ax.set(xlabel="Cluster, by median")
-        ax.set_ylabel("Confidence: median, 50 %, 90 %")
-        ax.set_title(
-            f"{len(order)} of {self.n_clusters} clusters in use", fontsize="medium"
-        )
+        ax.set(xlabel="Cluster, by median", ylabel="Confidence: median, 50 %, 90 %")
+        title = f"{len(x)} of {self.n_clusters} clusters in use"
+        ax.set_title(title, fontsize="medium")
 
     @classmethod
     def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any,
-        y: ArrayLike | None = None,
-        *,
-        n_bins: int = 10,
-        ax: "Axes | ArrayLike | None" = None,
+        cls, estimator: Any, X: Any, y: ArrayLike | None = None, **kwargs: Any
     ) -> Self:
         """Draw the confidence of a fitted clusterer.
 
@@ -266,19 +219,16 @@ class ConfidenceDisplay:
             What it predicts on.
         y : array-like of shape (n_samples,), default=None
             Classes, if there are any.
-        n_bins : int, default=10
-            Number of bins of the reliability.
-        ax : matplotlib Axes or array-like of 2 Axes, default=None
-            See ``plot``.
+        **kwargs : dict
+            Arguments of ``from_predictions``: ``n_bins``, ``ax``.
 
         Returns
         -------
-        display : ConfidenceDisplay
+        ConfidenceDisplay
             The display, drawn.
         """
         import_pyplot()
-        proba = probabilities_of(estimator, X)
-        return cls.from_predictions(proba, y, n_bins=n_bins, ax=ax)
+        return cls.from_predictions(probabilities_of(estimator, X), y, **kwargs)
 
     @classmethod
     def from_predictions(
@@ -304,14 +254,14 @@ class ConfidenceDisplay:
 
         Returns
         -------
-        display : ConfidenceDisplay
+        ConfidenceDisplay
             The display, drawn.
         """
-        proba = check_proba(proba)
+        proba = check_simplex_rows(proba, "proba")
         check_count(n_bins, "n_bins")
         labels, correct = proba.argmax(axis=1), None
         if y is not None:
-            y = check_labels(y, proba, "y")
+            y = check_labels(y, len(proba), "y")
             correct = agrees(y, labels, match_labels(y, labels))
         return cls(
             np.minimum(proba.max(axis=1), 1),
@@ -322,12 +272,16 @@ class ConfidenceDisplay:
         ).plot(ax=ax)
 
 
-def _bin_of(confidence: NDArray, n_bins: int) -> NDArray:
-    """Return the bin of each confidence; 1, too, is in the last one."""
-    return np.clip((confidence * n_bins).astype(int), 0, n_bins - 1)
-
-
 def _means_by_group(group: NDArray, *values: NDArray) -> list[NDArray]:
-    """Return the sizes of the groups that occur, and the means of values in them."""
-    _, index, sizes = np.unique(group, return_inverse=True, return_counts=True)
-    return [sizes, *(np.bincount(index, weights=value) / sizes for value in values)]
+    """Return the groups that occur, their sizes, and the mean of each value in them."""
+    groups, index, sizes = np.unique(group, return_inverse=True, return_counts=True)
+    return [groups, sizes, *(np.bincount(index, weights=v) / sizes for v in values)]
+
+
+def _quantiles_by_group(group: NDArray, values: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the groups in the order of their medians, and five quantiles of each."""
+    groups = np.unique(group)
+    levels = [0.05, 0.25, 0.5, 0.75, 0.95]
+    quantiles = np.array([np.quantile(values[group == k], levels) for k in groups])
+    order = np.lexsort([quantiles[:, 1], quantiles[:, 2]])
+    return groups[order], quantiles[order]

@@ -1,6 +1,7 @@
 """Classes against clusters."""
 
 from collections.abc import Hashable
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -21,31 +22,27 @@ from skcce.plot._display import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Smaller numbers in the cells are not drawn.
+# Numbers in the cells that would be smaller are not drawn.
 _LEAST_POINTS = 5.5
-_AXES = {None: None, "true": 1, "pred": 0, "all": (0, 1)}
-_COLOR_LABELS = {
-    None: "Samples",
-    "true": "% of the class",
-    "pred": "% of the cluster",
-    "all": "% of all samples",
+# What each `normalize` sums over, and what its colors then show.
+_CELLS = {
+    None: (None, "Samples"),
+    "true": (1, "% of the class"),
+    "pred": (0, "% of the cluster"),
+    "all": ((0, 1), "% of all samples"),
 }
 
 
+@dataclass(eq=False, repr=False)
 class ClusterConfusionDisplay:
-    r"""Confusion matrix of classes and clusters, matched one to one.
+    """Confusion matrix of classes and clusters, matched one to one.
 
-    Draws how many samples of class t are in cluster k,
-
-    .. math::
-
-        C_{tk} = \sum_i [t_i = t]\,[k_i = k],
-
-    with the clusters in the order of the classes that they are matched to by
-    :func:`skcce.metrics.match_labels`, so that the diagonal is what agrees. Clusters
-    without a class come last, and so do classes without a cluster, each after a line.
-    The title has the clustering accuracy, which is the share of the diagonal, the
-    normalized mutual information and the adjusted Rand index.
+    Draws how many samples of each class (row) are in each cluster (column). The
+    clusters are in the order of the classes that they are matched to
+    (:func:`skcce.metrics.match_labels`), so that the diagonal is what agrees. Clusters
+    without a class and classes without a cluster come last, after a line. The title has
+    the clustering accuracy, which is the share of the diagonal, the normalized mutual
+    information and the adjusted Rand index.
 
     Use ``from_estimator`` or ``from_predictions``, which find the order and the scores.
 
@@ -69,10 +66,8 @@ class ClusterConfusionDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
+    ax_, figure_ : matplotlib Axes and Figure
         Where the matrix is.
-    figure_ : matplotlib Figure
-        The figure of `ax_`.
     im_ : matplotlib AxesImage
         The cells.
     text_ : list of matplotlib Text
@@ -95,29 +90,19 @@ class ClusterConfusionDisplay:
     'ACC 80.0, NMI 43.3, ARI 16.7 %'
     """
 
-    def __init__(
-        self,
-        confusion_matrix: NDArray,
-        *,
-        classes: NDArray,
-        clusters: NDArray,
-        n_matched: int,
-        scores: dict[str, float],
-        display_labels: ArrayLike | None = None,
-        normalize: Literal["true", "pred", "all"] | None = None,
-    ):
-        self.confusion_matrix = confusion_matrix
-        self.classes = classes
-        self.clusters = clusters
-        self.n_matched = n_matched
-        self.scores = scores
-        self.display_labels = display_labels
-        self.normalize = normalize
+    confusion_matrix: NDArray
+    _: KW_ONLY
+    classes: NDArray
+    clusters: NDArray
+    n_matched: int
+    scores: dict[str, float]
+    display_labels: ArrayLike | None = None
+    normalize: Literal["true", "pred", "all"] | None = None
 
     def plot(
         self,
         *,
-        cmap: str = "Blues",
+        cmap: Any = "Blues",
         include_values: bool | None = None,
         colorbar: bool = True,
         ax: "Axes | None" = None,
@@ -138,98 +123,55 @@ class ClusterConfusionDisplay:
 
         Returns
         -------
-        self : ClusterConfusionDisplay
+        ClusterConfusionDisplay
             This display.
         """
-        # Shares are shown in percent.
         cells = self.confusion_matrix * (1 if self.normalize is None else 100)
         n_classes, n_clusters = cells.shape
         cell = min(0.45, 8 / max(cells.shape))
-        ax = place(
-            ax,
-            (
-                max(4.8, 2.2 + cell * n_clusters),
-                max(3.2, 1.0 + cell * n_classes),
-            ),
-        )
+        figsize = max(4.8, 2.2 + cell * n_clusters), max(3.2, 1.0 + cell * n_classes)
+        ax = place(ax, figsize)
         width, height = size_in_points(ax)
-        unit = min(width / n_clusters, height / n_classes)
         self.im_ = ax.imshow(
             cells, cmap=cmap, vmin=0, interpolation="nearest", aspect="auto"
         )
-        self.text_ = self._write(ax, cells, unit, include_values)
+        fontsize = _fontsize(cells, min(width / n_clusters, height / n_classes))
+        if include_values is None:
+            include_values = fontsize >= _LEAST_POINTS
+        self.text_ = []
+        if include_values:
+            self.text_ = _write(ax, cells, fontsize, self.im_.cmap)
         if colorbar:
-            ax.figure.colorbar(
-                self.im_, ax=ax, label=_COLOR_LABELS[self.normalize], pad=0.02
-            )
-        self._separate(ax, n_classes, n_clusters)
-        rows = thinned(n_classes, height)
-        columns = thinned(n_clusters, width)
-        names = self.classes if self.display_labels is None else self.display_labels
-        digits = max(len(str(cluster)) for cluster in self.clusters)
-        narrow = width / len(columns) < 7 * digits
-        size = "small" if max(n_classes, n_clusters) > 15 else "medium"
-        ax.set_yticks(
-            rows, [str(names[i]) for i in rows], fontsize=size, parse_math=False
-        )
-        ax.set_xticks(
-            columns,
-            [str(self.clusters[i]) for i in columns],
-            fontsize=size,
-            rotation=90 if narrow else 0,
-            parse_math=False,
-        )
-        ax.set(xlabel="Cluster", ylabel="Class")
+            label = _CELLS[self.normalize][1]
+            ax.figure.colorbar(self.im_, ax=ax, label=label, pad=0.02)
+        # Lines between what is matched and what is not.
+        if self.n_matched < n_clusters:
+            ax.axvline(self.n_matched - 0.5, color=GREY, linewidth=1)
+        if self.n_matched < n_classes:
+            ax.axhline(self.n_matched - 0.5, color=GREY, linewidth=1)
+        self._name(ax, width, height)
         title = ", ".join(f"{k} {100 * v:.1f}" for k, v in self.scores.items())
         ax.set_title(f"{title} %", fontsize="medium")
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
-    def _write(
-        self, ax: "Axes", cells: NDArray, unit: float, include_values: bool | None
-    ) -> list:
-        numbers = np.round(cells).astype(int)
-        fontsize = min(10.0, 0.85 * unit / max(1, 0.6 * len(str(numbers.max()))))
-        if include_values is None:
-            include_values = fontsize >= _LEAST_POINTS
-        if not include_values:
-            return []
-        half = cells.max() / 2
-        return [
-            ax.text(
-                column,
-                row,
-                f"{number}",
-                ha="center",
-                va="center",
-                fontsize=fontsize,
-                # Of the two ends of the map the one that is farther away.
-                color=self.im_.cmap(0.0 if cells[row, column] > half else 1.0),
-            )
-            for (row, column), number in np.ndenumerate(numbers)
-            if number
-        ]
-
-    def _separate(self, ax: "Axes", n_classes: int, n_clusters: int) -> None:
-        """Draw lines between what is matched and what is not."""
-        if self.n_matched < n_clusters:
-            ax.axvline(self.n_matched - 0.5, color=GREY, linewidth=1)
-        if self.n_matched < n_classes:
-            ax.axhline(self.n_matched - 0.5, color=GREY, linewidth=1)
+    def _name(self, ax: "Axes", width: float, height: float) -> None:
+        """Name rows and columns, as many as there is room for."""
+        names = self.classes if self.display_labels is None else self.display_labels
+        rows = thinned(len(self.classes), height)
+        columns = thinned(len(self.clusters), width)
+        digits = max(len(str(cluster)) for cluster in self.clusters)
+        rotation = 90 if width / len(columns) < 7 * digits else 0
+        size = "small" if max(self.confusion_matrix.shape) > 15 else "medium"
+        style = dict(fontsize=size, parse_math=False)  # names may have dollars in them
+        ax.set_yticks(rows, [str(names[i]) for i in rows], **style)
+        names = [str(self.clusters[i]) for i in columns]
+        ax.set_xticks(columns, names, rotation=rotation, **style)
+        ax.set(xlabel="Cluster", ylabel="Class")
 
     @classmethod
     def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any,
-        y: ArrayLike,
-        *,
-        normalize: Literal["true", "pred", "all"] | None = None,
-        display_labels: ArrayLike | None = None,
-        cmap: str = "Blues",
-        include_values: bool | None = None,
-        colorbar: bool = True,
-        ax: "Axes | None" = None,
+        cls, estimator: Any, X: Any, y: ArrayLike, **kwargs: Any
     ) -> Self:
         """Draw the confusion matrix of a fitted clusterer.
 
@@ -241,35 +183,17 @@ class ClusterConfusionDisplay:
             What it predicts on.
         y : array-like of shape (n_samples,)
             Classes.
-        normalize : {"true", "pred", "all"}, default=None
-            See ``from_predictions``.
-        display_labels : array-like of shape (n_classes,), default=None
-            See ``from_predictions``.
-        cmap : str or matplotlib Colormap, default="Blues"
-            See ``plot``.
-        include_values : bool, default=None
-            See ``plot``.
-        colorbar : bool, default=True
-            See ``plot``.
-        ax : matplotlib Axes, default=None
-            See ``plot``.
+        **kwargs : dict
+            Arguments of ``from_predictions``: ``normalize``, ``display_labels``, and
+            those of ``plot``.
 
         Returns
         -------
-        display : ClusterConfusionDisplay
+        ClusterConfusionDisplay
             The display, drawn.
         """
         import_pyplot()
-        return cls.from_predictions(
-            y,
-            estimator.predict(X),
-            normalize=normalize,
-            display_labels=display_labels,
-            cmap=cmap,
-            include_values=include_values,
-            colorbar=colorbar,
-            ax=ax,
-        )
+        return cls.from_predictions(y, estimator.predict(X), **kwargs)
 
     @classmethod
     def from_predictions(
@@ -279,10 +203,7 @@ class ClusterConfusionDisplay:
         *,
         normalize: Literal["true", "pred", "all"] | None = None,
         display_labels: ArrayLike | None = None,
-        cmap: str = "Blues",
-        include_values: bool | None = None,
-        colorbar: bool = True,
-        ax: "Axes | None" = None,
+        **kwargs: Any,
     ) -> Self:
         """Draw the confusion matrix of given clusters.
 
@@ -298,39 +219,34 @@ class ClusterConfusionDisplay:
         display_labels : array-like of shape (n_classes,), default=None
             Names of the classes, in their sorted order. None means the classes
             themselves.
-        cmap : str or matplotlib Colormap, default="Blues"
-            See ``plot``.
-        include_values : bool, default=None
-            See ``plot``.
-        colorbar : bool, default=True
-            See ``plot``.
-        ax : matplotlib Axes, default=None
-            See ``plot``.
+        **kwargs : dict
+            Arguments of ``plot``: ``cmap``, ``include_values``, ``colorbar``, ``ax``.
 
         Returns
         -------
-        display : ClusterConfusionDisplay
+        ClusterConfusionDisplay
             The display, drawn.
         """
-        if normalize not in _AXES:
+        if normalize not in _CELLS:
             raise ValueError(
                 f"normalize={normalize!r} must be 'true', 'pred', 'all' or None."
             )
-        y_true = check_labels(y_true, labels, "y_true")
-        labels = check_labels(labels, y_true)
-        matched = match_labels(y_true, labels)
+        y_true = check_labels(y_true, len(labels), "y_true")
+        labels = check_labels(labels, len(y_true))
         classes, clusters = np.unique(y_true), np.unique(labels)
-        if display_labels is not None and len(display_labels) != len(classes):
+        names = classes if display_labels is None else np.asarray(display_labels)
+        if len(names) != len(classes):
             raise ValueError(
                 f"display_labels must have {len(classes)} names, one for each class, "
-                f"got {len(display_labels)}."
+                f"got {len(names)}."
             )
+        matched = match_labels(y_true, labels)
         rows, columns = _matched_first(classes, clusters, matched)
         table = contingency_matrix(y_true, labels)[np.ix_(rows, columns)]
         if normalize is not None:
             # No class and no cluster is empty, so there is no division by zero.
-            table = table / table.sum(axis=_AXES[normalize], keepdims=True)
-        display = cls(
+            table = table / table.sum(axis=_CELLS[normalize][0], keepdims=True)
+        return cls(
             table,
             classes=classes[rows],
             clusters=clusters[columns],
@@ -340,31 +256,42 @@ class ClusterConfusionDisplay:
                 "NMI": normalized_mutual_info_score(y_true, labels),
                 "ARI": adjusted_rand_score(y_true, labels),
             },
-            display_labels=(
-                None if display_labels is None else np.asarray(display_labels)[rows]
-            ),
+            display_labels=names[rows],
             normalize=normalize,
-        )
-        return display.plot(
-            cmap=cmap, include_values=include_values, colorbar=colorbar, ax=ax
-        )
+        ).plot(**kwargs)
 
 
 def _matched_first(
     classes: NDArray, clusters: NDArray, matched: dict[Hashable, Hashable]
 ) -> tuple[NDArray, NDArray]:
-    """Return an order of classes and one of clusters that puts pairs on the diagonal.
+    """Return orders of the classes and of the clusters, matched pairs first.
 
-    The pairs are in the order of the classes; what is unmatched comes last.
+    The pairs are in the order of the classes, so they are on the diagonal.
     """
     row_of = {name: i for i, name in enumerate(classes.tolist())}
-    pairs = sorted(
-        (row_of[matched[cluster]], column)
-        for column, cluster in enumerate(clusters.tolist())
-        if cluster in matched
-    )
+    column_of = {name: i for i, name in enumerate(clusters.tolist())}
+    pairs = sorted((row_of[name], column_of[k]) for k, name in matched.items())
     rows, columns = np.array(pairs).T
     return (
         np.r_[rows, np.setdiff1d(np.arange(len(classes)), rows)],
         np.r_[columns, np.setdiff1d(np.arange(len(clusters)), columns)],
     )
+
+
+def _fontsize(cells: NDArray, side: float) -> float:
+    """Return the size of the numbers that fit into cells of this side, in points."""
+    digits = len(str(round(cells.max())))
+    return min(10.0, 0.85 * side / max(1, 0.6 * digits))
+
+
+def _write(ax: "Axes", cells: NDArray, fontsize: float, cmap: Any) -> list:
+    """Write the numbers into the cells, but for zeros."""
+    # Each in the end of the color map that is farther from the color of its cell.
+    is_high = cells > cells.max() / 2
+    colors = np.where(is_high[..., None], cmap(0.0), cmap(1.0))
+    style = {"ha": "center", "va": "center", "fontsize": fontsize}
+    return [
+        ax.text(column, row, str(n), color=colors[row, column], **style)
+        for (row, column), n in np.ndenumerate(np.round(cells).astype(int))
+        if n
+    ]

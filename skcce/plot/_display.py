@@ -1,4 +1,4 @@
-"""What the displays share: predictions to draw, a place to draw, and colors."""
+"""What the displays share: checked predictions, a place to draw, and colors."""
 
 from collections.abc import Hashable, Mapping
 from numbers import Integral
@@ -6,27 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import check_array
 
+from skcce.losses import check_simplex_rows
 from skcce.metrics import check_none_missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Ten hues that the color-blind, too, can tell apart: Petroff, arXiv:2107.02270.
+# Ten hues that color-blind readers can tell apart: Petroff, arXiv:2107.02270.
 HUES = (
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#832db6",
-    "#94a4a2",
-    "#a96b59",
-    "#e76300",
-    "#b9ac70",
-    "#717581",
-    "#92dadd",
-)
-MAIN, SECOND, ALARM = HUES[0], HUES[1], HUES[2]
+    "#3f90da #ffa90e #bd1f01 #832db6 #94a4a2 #a96b59 #e76300 #b9ac70 #717581 #92dadd"
+).split()
+MAIN, SECOND, ALARM = HUES[:3]
 GREY = "#6b6b6b"
 
 
@@ -56,7 +47,7 @@ def divide(
 ) -> "tuple[Axes | None, NDArray]":
     """Return `ax`, or new axes, and the panels that it is divided into.
 
-    An array of as many axes is a division made before; then there is no `ax`.
+    An array of axes holds the panels themselves; then there is no `ax`.
     """
     if isinstance(ax, (np.ndarray, list, tuple)):
         panels = np.asarray(ax, dtype=object).ravel()
@@ -78,7 +69,7 @@ def divide(
         )
     ax.set_axis_off()
     if ax.figure.get_layout_engine() is None:
-        # Nobody else makes room for the labels between the panels.
+        # Without an engine, nothing else makes room for the labels between panels.
         ratios = {"wspace": 0.4, "hspace": 0.35, **ratios}
     grid = ax.get_subplotspec().subgridspec(*shape, **ratios)
     return ax, np.array([ax.figure.add_subplot(spec) for spec in grid], dtype=object)
@@ -91,16 +82,11 @@ def size_in_points(ax: "Axes") -> tuple[float, float]:
     return box.width * points, box.height * points
 
 
-def legend_above(ax: "Axes", **kwargs: Any) -> None:
-    """Add a legend in one line above `ax`, where it hides nothing."""
-    ax.legend(
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        borderaxespad=0,
-        fontsize="small",
-        frameon=False,
-        **kwargs,
-    )
+def add_legend(ax: "Axes", *, above: bool = False, **kwargs: Any) -> Any:
+    """Return a new legend of `ax`; one above it should be a single line."""
+    if above:
+        kwargs |= {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
+    return ax.legend(fontsize="small", frameon=False, **kwargs)
 
 
 def thinned(n: int, points: float, *, each: float = 9.0) -> NDArray:
@@ -111,7 +97,7 @@ def thinned(n: int, points: float, *, each: float = 9.0) -> NDArray:
 def colors_of(n: int) -> list:
     """Return n colors: different hues for up to ten, a uniform map for more."""
     if n <= len(HUES):
-        return list(HUES[:n])
+        return HUES[:n]
     return list(import_pyplot().get_cmap("viridis")(np.linspace(0, 1, n)))
 
 
@@ -123,27 +109,15 @@ def probabilities_of(estimator: Any, X: Any) -> NDArray:
             "CollisionClusterer and GaussianMixture have, or be a pipeline that ends "
             "in one that has."
         )
-    return check_proba(estimator.predict_proba(X))
+    return check_simplex_rows(estimator.predict_proba(X), "proba")
 
 
-def check_proba(proba: ArrayLike, name: str = "proba") -> NDArray:
-    """Return `proba` as an array, if its rows are probabilities."""
-    proba = check_array(proba, dtype=[np.float64, np.float32], input_name=name)
-    least, off = proba.min(), np.abs(proba.sum(axis=1) - 1).max()
-    if least < 0 or off > 1e-3:
-        raise ValueError(
-            f"{name} must have non-negative rows that sum to 1, got a minimum of "
-            f"{least:g} and a sum that is {off:g} off."
-        )
-    return proba
-
-
-def check_labels(labels: ArrayLike, others: Any, name: str = "labels") -> NDArray:
-    """Return `labels` as an array, if there are as many as others, and none is NaN."""
+def check_labels(labels: ArrayLike, n_samples: int, name: str = "labels") -> NDArray:
+    """Return `labels` as an array, if there is one for each sample and none is NaN."""
     labels = np.asarray(labels)
-    if labels.shape != (len(others),):
+    if labels.shape != (n_samples,):
         raise ValueError(
-            f"{name} must have shape ({len(others)},), one entry a sample, got shape "
+            f"{name} must have shape ({n_samples},), one entry per sample, got shape "
             f"{labels.shape}."
         )
     check_none_missing(labels, name)

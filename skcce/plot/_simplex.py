@@ -1,16 +1,18 @@
 """Predictions for three clusters, on a triangle."""
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skcce._pseudo_labels import solve_pseudo_labels
+from skcce.losses import check_simplex_rows
 from skcce.plot._display import (
     GREY,
+    add_legend,
     check_labels,
-    check_proba,
     colors_of,
     import_pyplot,
     place,
@@ -20,26 +22,25 @@ from skcce.plot._display import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Of more classes than these, the legend names some.
+# With more classes than this, the legend names some of them.
 _MOST_NAMES = 12
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
+_POINT = dict(s=16, linewidth=0, clip_on=False, zorder=3)
+_CROSS = dict(s=32, marker="x", linewidth=1.2, clip_on=False, zorder=4)
 
 
+@dataclass(eq=False, repr=False)
 class SimplexDisplay:
     r"""Predictions of three clusters as points of a triangle.
 
     Draws each prediction :math:`\sigma` at
+    :math:`\sigma_0 v_0 + \sigma_1 v_1 + \sigma_2 v_2`, where :math:`v_k` is the corner
+    of cluster k: a sure prediction is in a corner, an even one in the middle. Lines
+    mark where the assignment changes. The colors are the classes, or without them, the
+    assigned clusters. With pseudo-labels, a thin line leads from each prediction to a
+    cross, its pseudo-label.
 
-    .. math::
-
-        p(\sigma) = \sigma_0 v_0 + \sigma_1 v_1 + \sigma_2 v_2,
-
-    where :math:`v_k` is the corner of cluster k: a sure prediction is in a corner, an
-    even one in the middle. Lines mark where the assignment changes. The colors are the
-    classes, or without them, the assigned clusters. With pseudo-labels, a thin line
-    leads from each prediction to a cross, its pseudo-label.
-
-    Use ``from_estimator`` or ``from_predictions``, which check what they are given.
+    Use ``from_estimator`` or ``from_predictions``, which check their input.
 
     Parameters
     ----------
@@ -54,12 +55,10 @@ class SimplexDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
+    ax_, figure_ : matplotlib Axes and Figure
         Where the triangle is.
-    figure_ : matplotlib Figure
-        The figure of `ax_`.
     points_ : list of matplotlib PathCollection
-        The predictions: one collection a class, in sorted order, or one a cluster.
+        The predictions: one collection per class, in sorted order, or per cluster.
     crosses_ : list of matplotlib PathCollection
         The pseudo-labels, likewise; empty if there are none.
 
@@ -81,18 +80,11 @@ class SimplexDisplay:
     ['cluster 0', 'cluster 1', 'cluster 2']
     """
 
-    def __init__(
-        self,
-        proba: NDArray,
-        *,
-        pseudo_labels: NDArray | None = None,
-        y: NDArray | None = None,
-        names: Sequence[str] | None = None,
-    ):
-        self.proba = proba
-        self.pseudo_labels = pseudo_labels
-        self.y = y
-        self.names = names
+    proba: NDArray
+    _: KW_ONLY
+    pseudo_labels: NDArray | None = None
+    y: NDArray | None = None
+    names: Sequence[str] | None = None
 
     def plot(self, *, ax: "Axes | None" = None) -> Self:
         """Draw the triangle.
@@ -104,78 +96,26 @@ class SimplexDisplay:
 
         Returns
         -------
-        self : SimplexDisplay
+        SimplexDisplay
             This display.
         """
         ax = place(ax, (5.6, 5.2))
-        from matplotlib.collections import LineCollection
-
-        middle = _CORNERS.mean(axis=0)
-        halves = (_CORNERS + np.roll(_CORNERS, -1, axis=0)) / 2
-        ax.fill(*_CORNERS.T, facecolor="none", edgecolor=GREY, linewidth=1.2, zorder=1)
-        ax.add_collection(
-            LineCollection(
-                [(middle, half) for half in halves],
-                colors=GREY,
-                linewidths=0.8,
-                linestyles=":",
-                zorder=1,
-            )
-        )
+        _draw_triangle(ax, self.names or [f"cluster {k}" for k in range(3)])
         groups = self.proba.argmax(axis=1) if self.y is None else self.y
         values = np.arange(3) if self.y is None else np.unique(self.y)
         points = barycentric(self.proba)
-        targets = None
-        if self.pseudo_labels is not None:
-            targets = barycentric(self.pseudo_labels)
         alpha = float(np.clip(20 / np.sqrt(len(points)), 0.5, 0.9))
         self.points_, self.crosses_ = [], []
         for value, color in zip(values, colors_of(len(values)), strict=True):
             mine = groups == value
-            if targets is not None:
-                ax.add_collection(
-                    LineCollection(
-                        np.stack([points[mine], targets[mine]], axis=1),
-                        colors=color,
-                        linewidths=0.7,
-                        alpha=0.5 * alpha,
-                        zorder=2,
-                    )
-                )
-                self.crosses_.append(
-                    ax.scatter(
-                        *targets[mine].T,
-                        s=32,
-                        color=color,
-                        marker="x",
-                        linewidth=1.2,
-                        clip_on=False,
-                        zorder=4,
-                    )
-                )
+            start = points[mine]
+            if self.pseudo_labels is not None:
+                end = barycentric(self.pseudo_labels[mine])
+                style = dict(color=color, linewidth=0.7, alpha=0.5 * alpha, zorder=2)
+                _draw_lines(ax, start, end, **style)
+                self.crosses_.append(ax.scatter(*end.T, color=color, **_CROSS))
             self.points_.append(
-                ax.scatter(
-                    *points[mine].T,
-                    s=16,
-                    color=color,
-                    alpha=alpha,
-                    linewidth=0,
-                    label=str(value),
-                    clip_on=False,
-                    zorder=3,
-                )
-            )
-        names = self.names or [f"cluster {k}" for k in range(3)]
-        for corner, name in zip(_CORNERS, names, strict=True):
-            up = corner[1] > 0
-            ax.annotate(
-                str(name),
-                corner,
-                xytext=(0, 8 if up else -8),
-                textcoords="offset points",
-                ha="center",
-                va="bottom" if up else "top",
-                parse_math=False,
+                ax.scatter(*start.T, color=color, alpha=alpha, label=value, **_POINT)
             )
         self._explain(ax)
         ax.set(xlim=(-0.08, 1.08), ylim=(-0.1, 0.97), aspect="equal")
@@ -184,32 +124,20 @@ class SimplexDisplay:
         return self
 
     def _explain(self, ax: "Axes") -> None:
-        """Add a legend, of the classes and of the two markers."""
+        """Add a legend of the classes and of the two markers."""
         from matplotlib.lines import Line2D
 
         handles = []
         if self.y is not None:
             handles += self.points_[:: -(-len(self.points_) // _MOST_NAMES)]
         if self.crosses_:
+            style = dict(color=GREY, linestyle="")
             handles += [
-                Line2D(
-                    [],
-                    [],
-                    color=GREY,
-                    marker=marker,
-                    markersize=size,
-                    linestyle="",
-                    label=label,
-                )
-                for marker, size, label in [
-                    ("o", 4, "prediction"),
-                    ("x", 6, "pseudo-label"),
-                ]
+                Line2D([], [], marker="o", markersize=4, label="prediction", **style),
+                Line2D([], [], marker="x", markersize=6, label="pseudo-label", **style),
             ]
         if handles:
-            legend = ax.legend(
-                handles=handles, fontsize="small", frameon=False, loc="upper left"
-            )
+            legend = add_legend(ax, handles=handles, loc="upper left")
             for handle in legend.legend_handles:
                 handle.set_alpha(1)
 
@@ -221,8 +149,7 @@ class SimplexDisplay:
         y: ArrayLike | None = None,
         *,
         lam: float | None = None,
-        names: Sequence[str] | None = None,
-        ax: "Axes | None" = None,
+        **kwargs: Any,
     ) -> Self:
         """Draw the predictions of a fitted clusterer.
 
@@ -238,24 +165,20 @@ class SimplexDisplay:
             Show where :func:`skcce.solve_pseudo_labels` puts the pseudo-labels of these
             predictions with this weight of the fairness, and equal shares. None shows
             no pseudo-labels.
-        names : sequence of 3 str, default=None
-            Names of the corners.
-        ax : matplotlib Axes, default=None
-            See ``plot``.
+        **kwargs : dict
+            Arguments of ``from_predictions``: ``names``, ``ax``.
 
         Returns
         -------
-        display : SimplexDisplay
+        SimplexDisplay
             The display, drawn.
         """
         import_pyplot()
         proba = _check_three(probabilities_of(estimator, X), "proba")
-        pseudo_labels = None
-        if lam is not None:
-            pseudo_labels = solve_pseudo_labels(proba, lam=lam).pseudo_labels
-        return cls.from_predictions(
-            proba, pseudo_labels=pseudo_labels, y=y, names=names, ax=ax
+        soft = (
+            None if lam is None else solve_pseudo_labels(proba, lam=lam).pseudo_labels
         )
+        return cls.from_predictions(proba, pseudo_labels=soft, y=y, **kwargs)
 
     @classmethod
     def from_predictions(
@@ -284,7 +207,7 @@ class SimplexDisplay:
 
         Returns
         -------
-        display : SimplexDisplay
+        SimplexDisplay
             The display, drawn.
         """
         proba = _check_three(proba, "proba")
@@ -296,7 +219,7 @@ class SimplexDisplay:
                     f"{len(pseudo_labels)}."
                 )
         if y is not None:
-            y = check_labels(y, proba, "y")
+            y = check_labels(y, len(proba), "y")
         if names is not None and len(names) != 3:
             raise ValueError(f"names={names!r} must have 3 entries, got {len(names)}.")
         return cls(proba, pseudo_labels=pseudo_labels, y=y, names=names).plot(ax=ax)
@@ -308,10 +231,30 @@ def barycentric(proba: NDArray) -> NDArray:
 
 
 def _check_three(proba: ArrayLike, name: str) -> NDArray:
-    proba = check_proba(proba, name)
+    proba = check_simplex_rows(proba, name)
     if proba.shape[1] != 3:
         raise ValueError(
-            f"{name} must have 3 columns, one a corner of the triangle, got "
+            f"{name} must have 3 columns, one for each corner of the triangle, got "
             f"{proba.shape[1]}."
         )
     return proba
+
+
+def _draw_triangle(ax: "Axes", names: Sequence[str]) -> None:
+    """Draw the sides, the names of the corners, and where the assignment changes."""
+    ax.fill(*_CORNERS.T, facecolor="none", edgecolor=GREY, linewidth=1.2, zorder=1)
+    middles = (_CORNERS + np.roll(_CORNERS, -1, axis=0)) / 2
+    centers = np.tile(_CORNERS.mean(axis=0), (3, 1))
+    _draw_lines(
+        ax, centers, middles, color=GREY, linewidth=0.8, linestyle=":", zorder=1
+    )
+    style = dict(textcoords="offset points", ha="center", parse_math=False)
+    for corner, name in zip(_CORNERS, names, strict=True):
+        offset, va = (8, "bottom") if corner[1] > 0 else (-8, "top")
+        ax.annotate(str(name), corner, xytext=(0, offset), va=va, **style)
+
+
+def _draw_lines(ax: "Axes", starts: NDArray, ends: NDArray, **style: Any) -> None:
+    from matplotlib.collections import LineCollection
+
+    ax.add_collection(LineCollection(np.stack([starts, ends], axis=1), **style))

@@ -1,0 +1,547 @@
+"""The estimator: any objective, any model."""
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from numbers import Integral, Real
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import entr, log_softmax, softmax
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+    clone,
+)
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skcce._callbacks import CallbackSupportMixin, EpochCallbacks, with_callbacks
+from skcce._checkpoint import (
+    FITTED,
+    Checkpoint,
+    fitted_of,
+    read_record,
+    restored,
+    training_of,
+    write_record,
+)
+from skcce._data import TrainingData
+from skcce._linear import LinearSoftmax
+from skcce._messages import advice, warn_if_unfinished, warn_of_collapse
+from skcce._model import SoftmaxModel
+from skcce._neighbors import find_neighbors
+from skcce._objective import Objective
+from skcce._settings import Settings, resolve
+from skcce._starts import best_start, find_starts
+from skcce._threads import single_blas_thread
+from skcce._training import TrainingState, evaluate, train
+from skcce._weights import check_weights
+
+__all__ = ["SoftmaxClusterer"]
+
+
+class SoftmaxClusterer(
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    ClusterMixin,
+    BaseEstimator,
+):
+    r"""Clustering by a softmax model that is trained with any objective.
+
+    Minimizes over the weights of `model` the mean of `objective` over batches, by
+    stochastic gradient steps.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of clusters.
+    objective : Objective
+        What is minimized, such as :class:`skcce.methods.MutualInformation`.
+    model, n_neighbors, init, n_init, max_iter, batch_size, tol, checkpoint, \
+random_state, verbose
+        As those of :class:`skcce.CollisionClusterer`.
+
+    Attributes
+    ----------
+    labels_, probabilities_, model_, loss_, loss_curve_, share_curve_, n_iter_, \
+converged_, n_features_in_, feature_names_in_
+        As those of :class:`skcce.CollisionClusterer`; `loss_` is the value of
+        `objective`.
+
+    See Also
+    --------
+    skcce.CollisionClusterer : The same, with collision cross-entropy.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skcce.methods import MutualInformation, SoftmaxClusterer
+    >>> X = load_iris().data
+    >>> clusterer = SoftmaxClusterer(3, objective=MutualInformation(), random_state=0)
+    >>> clusterer.fit(X).predict_proba(X[:2]).shape
+    (2, 3)
+    """
+
+    #: What "auto" stands for, with a model of given features and with one that learns
+    #: its features.
+    auto: ClassVar[Mapping[str, tuple]] = MappingProxyType(
+        {
+            "n_neighbors": (10, 0),
+            "init": ("k-means", "random"),
+            "n_init": (6, 4),
+            "batch_size": ("about 40 batches per epoch", 250),
+        }
+    )
+
+    _parameter_constraints: ClassVar[dict] = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "objective": [Objective],
+        "model": [SoftmaxModel, None],
+        "n_neighbors": [
+            Interval(Integral, 0, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "init": [StrOptions({"auto", "k-means", "random"}), "array-like"],
+        "n_init": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "checkpoint": [str, os.PathLike, None],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        objective: Objective,
+        model: SoftmaxModel | None = None,
+        n_neighbors: int | Literal["auto"] = "auto",
+        init: str | ArrayLike = "auto",
+        n_init: int | Literal["auto"] = "auto",
+        max_iter: int = 20,
+        batch_size: int | Literal["auto"] = "auto",
+        tol: float = 1e-3,
+        checkpoint: str | os.PathLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ):
+        self.n_clusters = n_clusters
+        self.objective = objective
+        self.model = model
+        self.n_neighbors = n_neighbors
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.tol = tol
+        self.checkpoint = checkpoint
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @with_callbacks
+    def fit(
+        self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
+        """Find the clusters of `X`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Training data. float32 and float64 are used as they are, other types are
+            converted to float64. A network takes images, too: arrays (n, H, W),
+            (n, H, W, C) or (n, C, H, W), lists, or torch data sets.
+        y : array-like, default=None
+            Not used by the fit; handed to scikit-learn's callbacks, which may compare
+            it with the clusters of every epoch.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights; a sample of weight 2 counts as two equal ones. Only
+            their ratios matter. None means equal weights.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range or does not fit the data, or `X` is
+            empty, not 2-D, or not finite; if `checkpoint` is that of another run; or if
+            the loss becomes NaN. In the last case, the model goes back to the end of
+            the last good epoch, and the estimator is fitted with that.
+        TypeError
+            If `X` is sparse.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If samples were still changing cluster, or fewer clusters are used than
+            asked for; and as soon as less than half of them are used in 3 epochs.
+        UserWarning
+            If the training was interrupted from the keyboard; the estimator is then
+            fitted with what it had.
+        """
+        self._validate_params()
+        model, data = self._open(X, sample_weight)
+        objective = self._new_objective(model)
+        objective.check(self.n_clusters)
+        settings = resolve(self, model, objective, data)
+        checkpoint = None
+        if self.checkpoint is not None:
+            checkpoint = Checkpoint(self.checkpoint, self, data)
+        random_state = check_random_state(self.random_state)
+        # Matrices are too small here to gain from more threads, whose number would
+        # change the last digits.
+        with single_blas_thread():
+            graph, rows = find_neighbors(
+                data.X,
+                settings.n_neighbors,
+                data.weight,
+                random_state,
+                with_rows=settings.uses_kmeans,
+            )
+            data = replace(data, graph=graph, in_pairs=settings.in_pairs)
+            callbacks = EpochCallbacks(self, X, y, self.max_iter)
+            if checkpoint and checkpoint.exists:
+                model, state, random_state = checkpoint.resume(model, random_state)
+            else:
+                starts = find_starts(rows, data, settings, random_state)
+                model, state = best_start(
+                    model, data, objective, starts, settings, random_state, self.verbose
+                )
+            del rows
+            self._train(
+                model,
+                data,
+                objective,
+                settings,
+                state,
+                random_state,
+                checkpoint,
+                callbacks,
+            )
+            self._set_attributes(model, data, objective, state)
+        callbacks.end_fit()
+        if state.error:
+            raise ValueError(
+                f"{advice(state.error, state.n_iter + 1)} The estimator is fitted with "
+                f"the weights of epoch {state.n_iter}, the last good ones."
+            ) from state.error
+        if checkpoint and not state.interrupted:
+            checkpoint.write(state, random_state, self._fitted_attributes())
+        warn_if_unfinished(state, self.tol, self.labels_, settings.n_wanted)
+        return self
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the fitted model to a file.
+
+        The file holds numbers and tensors, no code: ``torch.load`` reads it with
+        ``weights_only=True``, and ``load`` brings it back.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where to write.
+
+        Raises
+        ------
+        NotFittedError
+            If nothing was fitted.
+        ValueError
+            If the model cannot be saved so; a linear one can be pickled.
+        """
+        check_is_fitted(self, "model_")
+        state = {
+            key: value
+            for key, value in self.model_.get_state().items()
+            if key != "optimizer"
+        }
+        record = {"model": state, "fitted": self._fitted_attributes()}
+        write_record(path, record)
+
+    def load(self, path: str | os.PathLike) -> Self:
+        """Read what ``save`` has written, or a checkpoint, instead of a fit.
+
+        Parameters
+        ----------
+        path : str or path-like
+            File of an estimator with the same `model` and `n_clusters`. No code is
+            unpickled from it. That of an unfinished training lacks ``labels_``,
+            ``probabilities_`` and ``loss_``.
+
+        Returns
+        -------
+        self : CollisionClusterer
+            The estimator, ready to predict.
+
+        Raises
+        ------
+        ValueError
+            If the file is none of these, or its model has another architecture or
+            number of clusters.
+        """
+        model = LinearSoftmax() if self.model is None else self.model
+        record = read_record(path)
+        if "fitted" in record:
+            attributes = fitted_of(path, record)
+        else:
+            attributes = _curves(training_of(path, record))
+        n_saved = attributes["share_curve_"].shape[1]
+        if n_saved != self.n_clusters:
+            raise ValueError(
+                f"{str(path)!r} holds {n_saved} clusters, not "
+                f"n_clusters={self.n_clusters}."
+            )
+        model = restored(model, path, record)
+        for name in FITTED:
+            vars(self).pop(name, None)
+        vars(self).update(model_=model, _n_features_out=self.n_clusters, **attributes)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray:
+        """Return the most probable cluster of each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Clusters, integers from 0 to n_clusters - 1.
+        """
+        return self.decision_function(X).argmax(axis=1)
+
+    def predict_proba(self, X: ArrayLike) -> NDArray:
+        """Return the probability of each cluster for each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters)
+            Probabilities; rows sum to 1. The dtype is that of `X`.
+        """
+        return softmax(self.decision_function(X), axis=1)
+
+    def predict_log_proba(self, X: ArrayLike) -> NDArray:
+        """Return the log-probability of each cluster for each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters)
+            Logarithms, finite where the probability itself underflows.
+        """
+        return log_softmax(self.decision_function(X), axis=1)
+
+    def decision_function(self, X: ArrayLike) -> NDArray:
+        """Return the logits of each cluster for each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters)
+            Logits, one column per cluster (for two clusters, too).
+        """
+        check_is_fitted(self, "model_")
+        X = self._validate_input(X, self.model_, reset=False)
+        return self.model_.decision_function(X)
+
+    def transform(self, X: ArrayLike) -> NDArray:
+        """Return the probability of each cluster: the same as ``predict_proba``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters)
+            Probabilities, with feature names if ``set_output`` asks for them.
+        """
+        return self.predict_proba(X)
+
+    def score(
+        self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None
+    ) -> float:
+        r"""Return the mutual information of sample and cluster.
+
+        .. math:: H(\bar\sigma) - \frac1M \sum_i H(\sigma_i)
+
+        High if the clusters are equally large and the predictions certain. It compares
+        fits of equal settings; it cannot choose `lam` or `n_clusters`. For those give
+        labels and a scorer, such as ``skcce.metrics.clustering_accuracy``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Data, not necessarily seen in fit.
+        y : Ignored
+            Present for API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights of the means. None means equal weights.
+
+        Returns
+        -------
+        float
+            Mutual information in nats, between 0 and ln n_clusters.
+        """
+        proba = self.predict_proba(X).astype(np.float64, copy=False)
+        weight = check_weights(sample_weight, len(proba))
+        usage = np.average(proba, axis=0, weights=weight)
+        entropy = np.average(entr(proba).sum(axis=1), weights=weight)
+        return float(entr(usage).sum() - entropy)
+
+    @property
+    def coef_(self) -> NDArray:
+        """Weights of a linear model, shape (n_clusters, n_features)."""
+        return self._fitted("coef_")
+
+    @property
+    def intercept_(self) -> NDArray:
+        """Intercepts of a linear model, shape (n_clusters,)."""
+        return self._fitted("intercept_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _fitted(self, name: str) -> Any:
+        # AttributeError, as scikit-learn's: hasattr tells whether there are any.
+        if not hasattr(self, "model_"):
+            raise AttributeError(f"{name} is available only after fit.")
+        return getattr(self.model_, name)
+
+    def _new_objective(self, model: SoftmaxModel) -> Objective:
+        """Return what is minimized."""
+        return clone(self.objective)
+
+    def _open(
+        self, X: ArrayLike, sample_weight: ArrayLike | None
+    ) -> tuple[SoftmaxModel, TrainingData]:
+        """Return the model to be trained, and the data in the form that it takes."""
+        model = LinearSoftmax() if self.model is None else self.model
+        X = self._validate_input(X, model, reset=True)
+        n_samples = X.shape[0]
+        if self.n_clusters > n_samples:
+            raise ValueError(
+                f"n_clusters={self.n_clusters} must not be larger than "
+                f"n_samples={n_samples}."
+            )
+        return model, TrainingData(X, check_weights(sample_weight, n_samples))
+
+    def _validate_input(
+        self, X: ArrayLike, model: SoftmaxModel, *, reset: bool
+    ) -> NDArray:
+        data = model.validate_input(X)
+        if data is not None:
+            return data
+        return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+
+    def _train(
+        self,
+        model: SoftmaxModel,
+        data: TrainingData,
+        objective: Objective,
+        settings: Settings,
+        state: TrainingState,
+        random_state: np.random.RandomState,
+        checkpoint: Checkpoint | None,
+        callbacks: EpochCallbacks,
+    ) -> None:
+        """Train in place, with all that happens between two epochs."""
+        if state.interrupted:
+            return
+
+        def end_epoch(state):
+            if checkpoint:
+                checkpoint.write(state, random_state)
+            warn_of_collapse(state, settings.n_wanted)
+            return callbacks.end_epoch(
+                # A copy, because a callback may keep it.
+                lambda: {
+                    "model_": copy.deepcopy(model),
+                    "_n_features_out": self.n_clusters,
+                }
+            )
+
+        train(
+            model,
+            data,
+            objective,
+            settings.plan,
+            state,
+            random_state=random_state,
+            verbose=self.verbose,
+            begin_epoch=callbacks.begin_epoch,
+            end_epoch=end_epoch,
+        )
+        if state.error and state.model_state is None:
+            raise ValueError(advice(state.error, 1)) from state.error
+
+    def _set_attributes(
+        self,
+        model: SoftmaxModel,
+        data: TrainingData,
+        objective: Objective,
+        state: TrainingState,
+    ) -> None:
+        try:
+            logits, loss = evaluate(model, data, objective, progress=1.0)
+        except FloatingPointError as error:
+            raise ValueError(advice(error, state.n_iter)) from error
+        # All at once, because Ctrl-C may come in between.
+        vars(self).update(
+            model_=model,
+            _n_features_out=self.n_clusters,
+            labels_=logits.argmax(axis=1),
+            probabilities_=softmax(logits, axis=1).max(axis=1),
+            loss_=loss,
+            **_curves(state),
+        )
+
+    def _fitted_attributes(self) -> dict[str, Any]:
+        """Return the attributes of a fit that go into a file."""
+        found = {name: getattr(self, name) for name in FITTED if hasattr(self, name)}
+        if "feature_names_in_" in found:
+            found["feature_names_in_"] = found["feature_names_in_"].tolist()
+        return found
+
+
+def _curves(state: TrainingState) -> dict[str, Any]:
+    return {
+        "loss_curve_": state.loss_curve,
+        "share_curve_": np.reshape(
+            state.share_curve, (state.n_iter, state.proba.shape[1])
+        ),
+        "n_iter_": state.n_iter,
+        "converged_": state.converged,
+    }

@@ -1,0 +1,69 @@
+"""What a user is told of a training that does not go well."""
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from skcce._callbacks import N_WRAPPERS
+from skcce._training import TrainingState
+
+# With fewer clusters in use than half of those wanted, for this many epochs in a row, a
+# training hardly recovers.
+_COLLAPSE_EPOCHS = 3
+_CALLER_OF_FIT = 3 + N_WRAPPERS  # for a function that fit calls
+
+
+def advice(error: FloatingPointError, epoch: int) -> str:
+    """Return what to do about a model that is no longer finite."""
+    return (
+        f"{error} in epoch {epoch}. If the model is finite at the start, try a smaller "
+        "learning rate."
+    )
+
+
+def warn_of_collapse(state: TrainingState, n_wanted: int) -> None:
+    """Warn in the epoch in which too few clusters were used for the third time."""
+    n_used = [np.count_nonzero(shares) for shares in state.share_curve]
+    few = [2 * n < n_wanted for n in n_used]
+    if few[-_COLLAPSE_EPOCHS:] == [True] * _COLLAPSE_EPOCHS and not any(
+        few[-_COLLAPSE_EPOCHS - 1 : -_COLLAPSE_EPOCHS]
+    ):
+        warnings.warn(
+            f"Only {n_used[-1]} of {n_wanted} clusters are used after "
+            f"{state.n_iter} epochs: the training has collapsed, and an empty "
+            "cluster hardly comes back. Stop it, and try a larger lam, a smaller "
+            "learning rate, or a larger batch_size.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+
+
+def warn_if_unfinished(
+    state: TrainingState, tol: float, labels: NDArray, n_wanted: int
+) -> None:
+    """Warn the caller of fit of a training that has not reached its goal."""
+    if state.interrupted:
+        warnings.warn(
+            f"Training was interrupted after {state.n_iter} epochs; the estimator "
+            "is fitted with the weights that it had.",
+            UserWarning,
+            stacklevel=_CALLER_OF_FIT,
+        )
+    elif not (state.converged or state.stopped):
+        warnings.warn(
+            f"More than tol={tol} of the samples still changed cluster in "
+            f"epoch {state.n_iter}. Try a larger max_iter or tol.",
+            ConvergenceWarning,
+            stacklevel=_CALLER_OF_FIT,
+        )
+    n_used = len(np.unique(labels))
+    if n_used < n_wanted:
+        warnings.warn(
+            f"Only {n_used} of {n_wanted} clusters are used. Try "
+            "a larger lam or n_init, or fewer clusters; the data may have fewer "
+            "distinct groups.",
+            ConvergenceWarning,
+            stacklevel=_CALLER_OF_FIT,
+        )

@@ -1,0 +1,116 @@
+"""The contract between the training loop and what it minimizes."""
+
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator
+
+from skcce._pseudo_labels import check_prior
+
+__all__ = ["Batch", "Objective"]
+
+
+class Batch(NamedTuple):
+    """The samples of a batch, and what is known of them.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n,)
+        Their numbers in the training data.
+    weight : ndarray of shape (n,) or None
+        Their weights, of mean 1 over the training data; None if all are equal.
+    target : ndarray of shape (n, n_clusters) or None
+        Their labels, where they are given; rows of NaN where they are not.
+    """
+
+    rows: NDArray
+    weight: NDArray | None = None
+    target: NDArray | None = None
+
+
+class Objective(BaseEstimator):
+    """What the training minimizes: a function of the logits of a batch.
+
+    An objective knows neither the model nor its input. The training loop calls
+    `begin_epoch` before each pass over the data, and `__call__` for every batch. In
+    between the objective is pure: the same logits give the same value, so that a model
+    may ask several times, for a line search say. All that an objective keeps must
+    follow from what `begin_epoch` is told; then a fit that is resumed from a checkpoint
+    ends as if it had never been interrupted.
+
+    An objective is a scikit-learn ``BaseEstimator``: ``__init__`` stores its
+    parameters, which can be set and searched as ``objective__…``. What
+    ``_parameter_constraints`` says of them is checked when a fit begins.
+
+    Attributes
+    ----------
+    needs_views : bool
+        Whether it compares views of a sample. If the model makes none, each sample is
+        given a neighbor, drawn anew in every epoch, as its second view.
+    prior : array-like of shape (n_clusters,) or None
+        Shares of the clusters that it asks for; None if they are equal.
+    """
+
+    needs_views: ClassVar[bool] = False
+    prior: ArrayLike | None = None
+    _parameter_constraints: ClassVar[dict] = {}
+
+    def check(self, n_clusters: int) -> None:
+        """Raise ValueError if a parameter is wrong; called when a fit begins."""
+        self._validate_params()
+        check_prior(self.prior, n_clusters)
+
+    def begin_epoch(
+        self, proba: NDArray, graph: csr_array | None, progress: float
+    ) -> None:
+        """Prepare for a pass over the data.
+
+        Parameters
+        ----------
+        proba : ndarray of shape (n_samples, n_clusters)
+            Latest predictions for all training samples.
+        graph : csr_array of shape (n_samples, n_samples) or None
+            One step of the random walk to neighbors, rows sum to 1;
+            ``skcce._neighbors.smooth`` averages along it. None without neighbors.
+        progress : float
+            Part of the training that is done, from 0 in its first epoch to 1 in its
+            last one.
+        """
+
+    def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
+        """Return the value for a batch, and its gradient with respect to the logits.
+
+        Parameters
+        ----------
+        logits : ndarray of shape (n_views, n, n_clusters)
+            ``logits[0]`` are those of the samples; the others, if any, those of views
+            of them: augmented copies, or neighbors.
+        batch : Batch
+            The samples.
+
+        Returns
+        -------
+        value : float
+            A mean over the samples, so that it does not grow with the batch. The
+            objective decides what the weights of samples and views are.
+        gradient : ndarray of shape (n_views, n, n_clusters)
+            Exactly the gradient of `value`, in the dtype of the logits. The model
+            back-propagates it as it is.
+        """
+        raise NotImplementedError
+
+
+def view_weights(logits: NDArray, batch: Batch, view_weight: float) -> NDArray:
+    """Return the weight of every view of every sample, shape (n_views, n).
+
+    Those of the samples themselves have mean 1 / n; the other views of a sample share
+    `view_weight` times as much among them. The dtype is that of the logits.
+    """
+    n_views, n = logits.shape[:2]
+    weights = np.full((n_views, n), 1 / n, dtype=logits.dtype)
+    weights[1:] *= view_weight / max(n_views - 1, 1)
+    if batch.weight is not None:
+        weights *= batch.weight.astype(logits.dtype)
+    return weights

@@ -1,0 +1,342 @@
+"""Collision cross-entropy with pseudo-labels (eqs. 10 and 11 of the paper)."""
+
+import os
+from collections.abc import Mapping
+from numbers import Integral, Real
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skcce._base import SoftmaxClusterer
+from skcce._model import SoftmaxModel
+from skcce._neighbors import smooth
+from skcce._objective import Batch, Objective, view_weights
+from skcce._pseudo_labels import MAX_LAM, check_prior, fairness, solve_batch
+from skcce._settings import auto_value
+from skcce.losses import collision_loss_and_gradient, log_normalize
+
+__all__ = ["Collision", "CollisionClusterer"]
+
+# EM iterations per batch, with a model of given features and with one that learns them.
+_EM_ITER = (10, 20)
+
+
+class Collision(Objective):
+    r"""Collision cross-entropy of predictions and pseudo-labels.
+
+    With pseudo-labels :math:`y_i` that minimize eq. (11) for the predictions of the
+    batch, or for those predictions averaged over neighbors, the value is
+
+    .. math::
+
+        \frac1n \sum_i w_i \Bigl[ H_2(y_i, \sigma_i)
+        + \frac{a}{V} \sum_{v=1}^{V} H_2(y_i, \tilde\sigma_{iv}) \Bigr]
+        + \lambda\, \mathrm{KL}(u \,\|\, \bar y)
+
+    where :math:`\tilde\sigma_{iv}` are the predictions for the views of a sample. The
+    gradient is that for fixed labels.
+
+    Parameters
+    ----------
+    lam : float or pair of floats, default=1.0
+        Weight :math:`\lambda` of the fairness term; a pair goes geometrically from the
+        first epoch to the last.
+    prior : array-like of shape (n_clusters,), default=None
+        Target shares :math:`u`; None means equal ones.
+    divergence : {"reverse", "forward"}, default="reverse"
+        Which of eq. (11) and eq. (10) the labels minimize.
+    view_weight : float, default=2.0
+        Weight :math:`a` of the views.
+    em_iter : int, default=10
+        EM iterations per batch; the forward divergence is solved to a gap of 0.01.
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "lam": [Interval(Real, 0, MAX_LAM, closed="right"), tuple, list],
+        "divergence": [StrOptions({"reverse", "forward"})],
+        "view_weight": [Interval(Real, 0, None, closed="left")],
+        "em_iter": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        lam: float | tuple[float, float] = 1.0,
+        prior: ArrayLike | None = None,
+        divergence: Literal["reverse", "forward"] = "reverse",
+        view_weight: float = 2.0,
+        em_iter: int = 10,
+    ):
+        self.lam = lam
+        self.prior = prior
+        self.divergence = divergence
+        self.view_weight = view_weight
+        self.em_iter = em_iter
+
+    def check(self, n_clusters: int) -> None:
+        """Raise ValueError if a parameter is wrong."""
+        super().check(n_clusters)
+        _first_and_last(self.lam)
+
+    def begin_epoch(
+        self, proba: NDArray, graph: csr_array | None, progress: float
+    ) -> None:
+        """Average the predictions that the labels of this epoch are solved for."""
+        first, last = _first_and_last(self.lam)
+        self._lam = first * (last / first) ** progress
+        self._prior = check_prior(self.prior, proba.shape[1])
+        self._averaged = None if graph is None else smooth(graph, proba)
+
+    def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
+        """Solve for the labels, and return the value and its gradient."""
+        log_total, proba = log_normalize(logits)
+        source = proba[0] if self._averaged is None else self._averaged[batch.rows]
+        forward = self.divergence == "forward"
+        labels = solve_batch(
+            source,
+            self._lam,
+            self._prior,
+            forward=forward,
+            n_iter=self.em_iter,
+            weight=batch.weight,
+            fixed=batch.target,
+        )
+        loss, gradient = collision_loss_and_gradient(logits, labels, (log_total, proba))
+        weights = view_weights(logits, batch, self.view_weight)
+        gradient *= weights[..., np.newaxis]
+        usage = weights[0] @ labels
+        total = float(usage.sum())  # of the weights
+        value = np.vdot(weights, loss) + total * self._lam * fairness(
+            usage / total, self._prior, forward
+        )
+        return float(value), gradient
+
+
+class CollisionClusterer(SoftmaxClusterer):
+    r"""Clustering by a softmax model that is trained with collision cross-entropy.
+
+    Minimizes over the model's weights and the soft pseudo-labels :math:`y_i`, points of
+    the simplex (eq. 11 of [1]_),
+
+    .. math::
+
+        \frac1M \sum_{i=1}^{M} -\ln \sum_k \sigma_k(x_i)\, y_{ik}
+        + \lambda\, \mathrm{KL}(u \,\|\, \bar y),
+        \qquad \bar y = \frac1M \sum_i y_i,
+
+    where :math:`\sigma(x)` is the model's prediction. The first term is the negative
+    log of the probability that prediction and label collide; the second one asks for
+    cluster shares :math:`u`. For each batch the pseudo-labels are solved for, and the
+    model takes a gradient step (Algorithm 2 of [1]_). With neighbors, the pseudo-labels
+    are those of predictions averaged over each sample's neighborhood, so that the two
+    parts of a step descend on slightly different functions.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of clusters.
+    model : SoftmaxModel or None, default=None
+        The model that is trained. None means ``LinearSoftmax()``; pass that, or
+        another model, to set or search its own parameters (``model__alpha``, ...).
+        :class:`skcce.deep.DeepSoftmax` trains a torch network, on images or on rows.
+    lam : float, pair of floats or "auto", default="auto"
+        Weight (:math:`\lambda > 0`) of the fairness term in the mean-level loss above;
+        it does not depend on the batch size. A pair decays, or grows, geometrically
+        from the first epoch to the last. "auto" is 1.0 for a linear model, and (100, 1)
+        for a network: strong until there are clusters, then weak, so that the batches,
+        whose true shares vary, are not forced to equal ones. Weaker
+        values (0.1, 0.01) suit imbalanced clusters of unknown sizes. The paper uses
+        100 with batches of 250: its eq. (15), read literally, makes that 100 / 250 =
+        0.4 here; its eq. (11), read literally, 100.
+    prior : array-like of shape (n_clusters,), default=None
+        Target shares of the clusters (:math:`u`), scaled to sum to 1. Cluster k is the
+        one of share ``prior[k]``: of the clusters that k-means finds, the largest gets
+        the largest share. None means equal shares.
+    divergence : {"reverse", "forward"}, default="reverse"
+        ``"reverse"`` is the loss above, eq. (11); ``"forward"`` puts
+        :math:`\mathrm{KL}(\bar y \,\|\, u)` in its place, eq. (10). They make the same
+        clusters; a cluster of zero prior is free in the first, forbidden in the second.
+    view_weight : float, default=2.0
+        Weight of the mean loss of the augmented views that a network makes of a sample,
+        relative to the loss of the sample itself. The paper's Table 4, which starts
+        from pretrained weights, has 0.5 for STL-10, 0.2 for CIFAR-10 and 0.4 for
+        CIFAR-100-20.
+    n_neighbors : int or "auto", default="auto"
+        The pseudo-labels of a sample come from predictions averaged along four steps
+        of a random walk, each to one of so many nearest neighbors. 0 turns this off,
+        and gives the paper's method to the letter. "auto" is 10 for a linear model, but
+        at most ``n_samples // (4 * n_clusters)``, and 0 for a network, whose augmented
+        views take their place.
+    init : {"auto", "k-means", "random"} or array-like, default="auto"
+        Where to start: at the centroids of k-means (on neighbor-averaged rows), turned
+        into weights; at random weights (the paper's Kaiming initialization); at given
+        centroids, shape (n_clusters, n_features); or at the labels of any other
+        clustering, integers of shape (n_samples,). "auto" is "k-means" for a linear
+        model, "random" for a network.
+    n_init : int or "auto", default="auto"
+        Number of starts. Each is trained for 4 epochs, or for as many as make 160 steps
+        if that is less, then the one of the least loss is trained on. "auto" is 6 for a
+        linear model, 4 for a network; an array `init` is one start.
+    max_iter : int, default=20
+        Maximum number of epochs. The step size falls to zero over so many: a larger
+        number is a slower training, which stops later, and not the same one continued.
+    batch_size : int or "auto", default="auto"
+        Samples per step. "auto" makes about 40 steps an epoch, of 32 to 1000 samples,
+        or of `n_clusters` if that is more; with a network it is 250.
+    tol : float, default=1e-3
+        Stop when in 3 epochs in a row at most this share of the samples changed its
+        cluster.
+    checkpoint : str, path-like or None, default=None
+        File that is written after every epoch, for a model that can be saved, such as
+        :class:`skcce.deep.DeepSoftmax`. If it is there when fit begins, the training
+        goes on from it, and ends as if it had never been interrupted; delete it to
+        start anew. It may go on with another `max_iter` or `tol`; with other settings
+        or data it is an error.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the starts and the order of the batches. An int gives the same result,
+        bit for bit, on one machine, whatever the number of threads or processes; with a
+        network only if its own ``n_threads`` is set.
+    verbose : int, default=0
+        1 shows a progress bar, with the loss, the number of clusters in use, and the
+        balance of the last epoch: the entropy of the cluster shares relative to that of
+        equal ones. 2 also prints a line for each start and each epoch.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,)
+        Cluster of each training sample, equal to ``predict`` on the training data.
+    probabilities_ : ndarray of shape (n_samples,)
+        Probability of the assigned cluster of each training sample.
+    model_ : SoftmaxModel
+        The trained model.
+    coef_ : ndarray of shape (n_clusters, n_features)
+        Weights of a linear model.
+    intercept_ : ndarray of shape (n_clusters,)
+        Intercepts of a linear model.
+    loss_ : float
+        The loss above, in nats, of the trained model on the training data, with the
+        last value of `lam`.
+    loss_curve_ : list of float
+        Loss in each epoch, as its batches were visited, with its value of `lam`.
+    share_curve_ : ndarray of shape (n_epochs, n_clusters)
+        Share of the samples in each cluster, in each epoch.
+    n_iter_ : int
+        Number of epochs.
+    converged_ : bool
+        Whether at most ``tol`` of the samples changed cluster in the last epoch.
+    n_features_in_ : int
+        Number of features seen during fit.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if `X` has names that are all strings.
+
+    See Also
+    --------
+    solve_pseudo_labels : The solver for the pseudo-labels alone.
+    sklearn.cluster.KMeans : What this estimator can stand in for.
+
+    Notes
+    -----
+    Equal shares are an assumption. On clusters of very different sizes the term pulls
+    samples of the large ones into the small ones: give `prior`, or a small `lam`.
+
+    Unlike KMeans, ``transform`` returns probabilities, not distances. Sparse data and
+    sample weights are not supported.
+
+    ``fit`` needs the memory of a few arrays of n_samples x n_clusters, of one of
+    n_samples x min(n_features, 128), and of the neighbor graph, about 3 n_neighbors
+    numbers a sample; no copy of `X`. The neighbors are exact: the time for them grows
+    with the square of n_samples.
+
+    References
+    ----------
+    .. [1] Zhang, Boykov. "Collision Cross-entropy for Soft Class Labels and Deep
+       Clustering". arXiv:2303.07321.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skcce import CollisionClusterer
+    >>> from skcce.metrics import clustering_accuracy_score
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clusterer = CollisionClusterer(n_clusters=10, random_state=0).fit(X)
+    >>> clustering_accuracy_score(y, clusterer.labels_) > 0.85
+    True
+    >>> clusterer.predict_proba(X[:1]).shape
+    (1, 10)
+    """
+
+    auto: ClassVar[Mapping[str, tuple]] = MappingProxyType(
+        {"lam": (1.0, (100.0, 1.0)), **SoftmaxClusterer.auto}
+    )
+
+    _parameter_constraints: ClassVar[dict] = {
+        **{
+            name: constraint
+            for name, constraint in SoftmaxClusterer._parameter_constraints.items()
+            if name != "objective"
+        },
+        "lam": [*Collision._parameter_constraints["lam"], StrOptions({"auto"})],
+        "prior": ["array-like", None],
+        "divergence": Collision._parameter_constraints["divergence"],
+        "view_weight": Collision._parameter_constraints["view_weight"],
+    }
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        model: SoftmaxModel | None = None,
+        lam: float | tuple[float, float] | Literal["auto"] = "auto",
+        prior: ArrayLike | None = None,
+        divergence: Literal["reverse", "forward"] = "reverse",
+        view_weight: float = 2.0,
+        n_neighbors: int | Literal["auto"] = "auto",
+        init: str | ArrayLike = "auto",
+        n_init: int | Literal["auto"] = "auto",
+        max_iter: int = 20,
+        batch_size: int | Literal["auto"] = "auto",
+        tol: float = 1e-3,
+        checkpoint: str | os.PathLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ):
+        self.n_clusters = n_clusters
+        self.model = model
+        self.lam = lam
+        self.prior = prior
+        self.divergence = divergence
+        self.view_weight = view_weight
+        self.n_neighbors = n_neighbors
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.tol = tol
+        self.checkpoint = checkpoint
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _new_objective(self, model: SoftmaxModel) -> Collision:
+        return Collision(
+            lam=auto_value(self, "lam", model),
+            prior=self.prior,
+            divergence=self.divergence,
+            view_weight=self.view_weight,
+            em_iter=_EM_ITER[model.learns_features],
+        )
+
+
+def _first_and_last(lam: Any) -> tuple[float, float]:
+    pair = (lam, lam) if isinstance(lam, Real) else tuple(lam)
+    if len(pair) != 2 or not all(
+        isinstance(value, Real) and 0 < value <= MAX_LAM for value in pair
+    ):
+        raise ValueError(
+            f"lam={lam!r} must be a number in (0, {MAX_LAM:g}], or a pair of them for "
+            "the first and the last epoch."
+        )
+    return float(pair[0]), float(pair[1])

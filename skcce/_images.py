@@ -72,9 +72,10 @@ def is_table(X: Any) -> bool:
     if hasattr(X, "to_numpy"):
         X = X[:1].to_numpy()
     if hasattr(X, "shape") or hasattr(X, "__array__"):
-        if is_block(X) or not isinstance(X, np.ndarray) or X[:1].size != 1:
+        is_objects = isinstance(X, np.ndarray) and not is_block(X)
+        if not is_objects or X.shape[1:] not in ((), (1,)):
             return True
-        X = X.ravel().tolist()
+        X = X.ravel()[:1].tolist()
     if not isinstance(X, (list, tuple)):
         return False
     first = X[0] if len(X) else None

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 from skcce._images import why_unread
 
@@ -40,20 +40,14 @@ def read_ahead(
         executor.shutdown(cancel_futures=True)
 
 
-class Failure(NamedTuple):
-    """What stands for the result where an image cannot be read."""
-
-    reason: str
-
-
-def attempt(function: Callable, images: Sequence, row: int) -> Any:
-    """Return what `function` makes of an image, or the Failure."""
+def attempt(function: Callable, images: Sequence, row: int) -> tuple[Any, str]:
+    """Return what `function` makes of an image, and why it could not, or ""."""
     item = None  # until it is there
     try:
         item = images[row]
-        return function(item)
+        return function(item), ""
     except Exception as error:  # decoders and data sets may raise anything
-        return Failure(why_unread(item, error))
+        return None, why_unread(item, error)
 
 
 def read_each(
@@ -62,7 +56,7 @@ def read_each(
     rows: Sequence[int],
     bad: dict[int, str],
     n_threads: int,
-    report: Callable[[int], Any] = int,
+    report: Callable[[int], Any] = lambda n_done: None,
 ) -> Iterator[tuple[int, Any]]:
     """Yield rows, and what `function` makes of their images, from threads.
 
@@ -76,9 +70,9 @@ def read_each(
         _BLOCKS_AHEAD,
     )
     for block, results in zip(blocks, outcomes, strict=True):
-        for i, result in zip(block, results, strict=True):
-            if isinstance(result, Failure):
-                bad[i] = result.reason
+        for i, (result, reason) in zip(block, results, strict=True):
+            if reason:
+                bad[i] = reason
             else:
                 yield i, result
         report(len(block))

@@ -625,7 +625,7 @@ def test_bad_files_are_named_in_one_error_when_opened(tmp_path):
 def test_a_file_of_another_size_is_named_when_opened(tmp_path):
     paths = save(pil_images(color_images(3)), tmp_path)
     Image.new("RGB", (W + 1, H)).save(paths[5])
-    message = rf"row 5: {paths[5]} has \({W + 1}, {H}\) pixels, .*\({W}, {H}\) pixels"
+    message = f"row 5: {paths[5]} has {W + 1} x {H} pixels, the first one {W} x {H} pix"
     with pytest.raises(ValueError, match=message):
         open_images(paths, 3)
 

@@ -9,6 +9,7 @@ import torch
 from conftest import backwards, every_second, memmap, pil_images, read_only
 from numpy.testing import assert_array_equal
 from PIL import Image, ImageFile
+from scipy import sparse
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 
@@ -16,9 +17,11 @@ from skcce._images import (
     channel_axis,
     check_image,
     image_sequence,
+    is_table,
     path_of,
     read_image,
 )
+from skcce.deep._images import open_images
 
 # No side of an image is a usual number of channels, and no two sides are equal.
 N, H, W = 4, 7, 9
@@ -182,6 +185,47 @@ def test_a_few_pixels_are_an_image(shape, convert):
     image = pixels(convert(x))
     assert image.shape == (*shape[:2], 3)
     assert_array_equal(image, np.broadcast_to(x.reshape(*shape[:2], -1), image.shape))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("kind", [*BYTES, *FLOATS, "bool"])
+def test_networks_and_features_get_the_same_pixels(kind, channels):
+    hold = {**BYTES, **FLOATS, "bool": lambda X: X > 99}[kind]
+    batch = open_images(hold(color_images(channels)), 3)[:]
+    assert_array_equal(batch.movedim(1, -1), all_pixels(hold(color_images(channels))))
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        *(np.zeros((3, 2)), np.zeros(3), np.array(3.0), np.zeros((0, 3))),
+        *([[1, 2]], [1, 2], [], (), [["1", "2"]], [b"x.png"], [None]),
+        *(torch.zeros(3, 2), torch.zeros(3, 2, requires_grad=True)),
+        *(np.array([["1", "2"]]), np.array([[{}, 1]]), np.array([[1.0]], dtype=object)),
+        *(sparse.csr_array(np.eye(3)), sparse.coo_array(np.eye(3))),
+        *(pd.DataFrame({"a": [1.0]}), pd.DataFrame({"a": ["1"], "b": ["2"]})),
+        *(pd.Series([1.0]), np.zeros((2, 2, 2, 2, 2))),
+    ],
+    ids=lambda X: type(X).__name__,
+)
+def test_tables_are_no_images(X):
+    assert is_table(X)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        *(["x.png"], (Path("x.png"),), np.array(["x.png"]), [("x.png", 3)]),
+        *(pd.Series(["x.png"]), pd.Series([Path("x.png")]), np.array([["x.png"]])),
+        *(pd.Series(["x.png"], index=[3]).astype("category"), "x.png", Path("x.png")),
+        *(pd.DataFrame({"file": ["x.png"]}), np.array([Path("x.png")]), np.array("x")),
+        *(np.zeros((3, 2, 2)), torch.zeros(3, 1, 2, 2), [np.zeros((2, 2))]),
+        *([Image.new("L", (2, 2))], Samples([1]), {}, None, Stream()),
+    ],
+    ids=lambda X: type(X).__name__,
+)
+def test_images_are_no_tables(X):
+    assert not is_table(X)
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,9 @@ def _check_files(items: Sequence, n_threads: int) -> None:
     sizes = dict(read_each(check_image, items, range(len(items)), bad, n_threads))
     if bad:
         raise ValueError(bad_images(bad, len(items)))
-    for row, size in sizes.items():
-        _check_alike(items, row, f"{size} pixels", f"{sizes[0]} pixels")
+    texts = {row: "{} x {} pixels".format(*size) for row, size in sizes.items()}
+    for row, text in texts.items():
+        _check_alike(items, row, text, texts[0])
 
 
 def _read_items(
@@ -152,9 +153,7 @@ def _read_item(items: Sequence, channels: int | None, row: int) -> NDArray:
 def _check_alike(items: Sequence, row: int, kind: str, first: str) -> None:
     if kind != first:
         name = path_of(items[row]) or "the image"
-        text = (
-            f"{name} has {kind}, the first one {first}; bring all to one size and type"
-        )
+        text = f"{name} has {kind}, the first one {first}; resize or convert them"
         raise _bad(items, row, text)
 
 

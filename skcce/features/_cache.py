@@ -25,19 +25,13 @@ _FILL = 0.9
 
 
 class FeatureCache:
-    """Vectors of float32 by key, in an SQLite file.
+    """Vectors of float32 by key, in an SQLite file of `folder`; None stores nothing.
 
     SQLite's locks make it safe for several processes. What goes wrong costs the cache,
     never the caller's work: a vector whose checksum is wrong is not found, a broken
-    file is begun anew, and a disk that is full, locked or read-only is warned of.
-
-    Parameters
-    ----------
-    folder : str or path-like or None
-        Where the file is; made if it is not there. None stores nothing.
-    size_limit : int
-        Bytes that the file may have. If it has more, the vectors that were not used for
-        the longest time are deleted.
+    file is begun anew, and a disk that is full, locked or read-only is warned of. If
+    the file has more than `size_limit` bytes, the vectors that were not used for the
+    longest time are deleted.
     """
 
     def __init__(self, folder: str | os.PathLike | None, size_limit: int):
@@ -90,14 +84,11 @@ class FeatureCache:
         if self._number("PRAGMA page_count") == 0:  # a new file
             # Deleted pages can then be given back.
             self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        with self._connection:
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS features "
-                "(key BLOB PRIMARY KEY, vector BLOB NOT NULL, used INTEGER NOT NULL)"
-            )
-            self._connection.execute(
-                "CREATE INDEX IF NOT EXISTS by_use ON features (used)"
-            )
+        self._connection.executescript(
+            "CREATE TABLE IF NOT EXISTS features "
+            "(key BLOB PRIMARY KEY, vector BLOB NOT NULL, used INTEGER NOT NULL);"
+            "CREATE INDEX IF NOT EXISTS by_use ON features (used)"
+        )
 
     def _read(self, keys: list[bytes], found: dict[bytes, NDArray]) -> None:
         now, stale = int(time.time()), []

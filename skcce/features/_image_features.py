@@ -34,7 +34,7 @@ from skcce._images import (
     size_of,
 )
 from skcce._progress import progress_bar
-from skcce._reading import Failure, attempt, bad_images, read_ahead, read_each
+from skcce._reading import attempt, bad_images, read_ahead, read_each
 from skcce._threads import count_threads
 from skcce.deep._description import describe
 from skcce.deep._torch_state import resolve_device, single_threads
@@ -129,14 +129,11 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     Notes
     -----
-    An image is a path, a PIL image, or an array or tensor of shape (H, W), (H, W, C) or
-    (C, H, W): of uint8, of uint16, or of floats from 0 to 1. Files and arrays of 8 bits
-    take the same way, through PIL, and give the same features; floats are resized as
-    tensors, which differs by rounding. All become RGB: grey is repeated, 16 bits are
-    reduced to 8, an alpha channel is dropped, and rotations that a camera noted (EXIF)
-    are undone. Single images may be in tuples with something behind them, as data sets
-    give them. Several threads read them, and on the CPU call the network; give
-    ``n_jobs=1`` if your data set or your own module cannot stand that.
+    Files and arrays of 8 bits take the same way, through PIL in RGB, and give the same
+    features; floats, from 0 to 1, are resized as tensors, which differs by rounding.
+    :doc:`/images` says what an image may be. Several threads read them, and on the CPU
+    call the network; give ``n_jobs=1`` if your data set or your own module cannot stand
+    that.
 
     A layer that gives maps of features (n, C, H, W) is averaged over positions, and one
     that gives tokens (n, tokens, C), over the tokens; other outputs are flattened.
@@ -263,8 +260,11 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         self._validate_params()
         source = self._source()
-        images = image_sequence(X)
-        bad = {}
+        images, bad = image_sequence(X), {}
+
+        def check(item: Any) -> None:
+            _check_resized(check_image(item), source.target)
+
         if source.unknown and self.cache is not None:
             warnings.warn(
                 f"The cache {os.fspath(self.cache)!r} is not used: model cannot be "
@@ -281,7 +281,6 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 known = {}  # not all of them can be whole
             todo = [i for i, key in keys.items() if key not in known]
             unread = [i for i in todo if not seen[i][1]]
-            check = partial(_check, source.target)
             deque(self._read(check, images, unread, "checking", bad), maxlen=0)
             if self.on_error == "raise":
                 self._report(bad, len(images))
@@ -291,8 +290,10 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 vectors |= batch
                 cache.write({keys[i]: vector for i, vector in batch.items()})
         self._report(bad, len(images))
-        rows = _as_rows(vectors, len(images))
-        self._width = (source.key, rows.shape[1])
+        self._width = source.key, len(next(iter(vectors.values())))
+        rows = np.full((len(images), self._width[1]), np.nan, dtype=np.float32)
+        for i, vector in vectors.items():
+            rows[i] = vector
         return rows
 
     @property
@@ -376,8 +377,8 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
         def work(part: slice) -> tuple[dict, dict]:
             outcomes = {i: attempt(source.prepare, images, i) for i in rows[part]}
-            failed = {i: x for i, x in outcomes.items() if isinstance(x, Failure)}
-            good = {i: x for i, x in outcomes.items() if i not in failed}
+            failed = {i: reason for i, (_, reason) in outcomes.items() if reason}
+            good = {i: x for i, (x, _) in outcomes.items() if i not in failed}
             if not good:
                 return {}, failed
             with turn:
@@ -388,7 +389,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             parts = gen_batches(len(rows), size)
             batch = {}
             for done, failed in read_ahead(work, parts, n_threads, n_threads, limit):
-                bad |= {i: failure.reason for i, failure in failed.items()}
+                bad |= failed
                 if self.on_error == "raise":
                     self._report(bad, len(images))
                 batch |= done
@@ -465,10 +466,6 @@ def _look(source: _Source, item: Any) -> tuple[bytes, bool]:
     return digest.digest(), path is None
 
 
-def _check(target: int | None, item: Any) -> None:
-    _check_resized(check_image(item), target)
-
-
 def _check_resized(size: tuple[int, int], target: int | None) -> None:
     """Raise ValueError if an image is so narrow that resizing would blow it up.
 
@@ -527,11 +524,3 @@ def _stack(prepared: dict[int, Tensor]) -> Tensor:
             "one size."
         )
     return torch.stack(list(prepared.values()))
-
-
-def _as_rows(vectors: dict[int, NDArray], n_rows: int) -> NDArray:
-    n_features = len(next(iter(vectors.values())))
-    rows = np.full((n_rows, n_features), np.nan, dtype=np.float32)
-    for i, vector in vectors.items():
-        rows[i] = vector
-    return rows

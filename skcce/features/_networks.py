@@ -56,10 +56,7 @@ def specify(
 ) -> NetworkSpec:
     """Find out what is meant, without a network or a disk full of weights.
 
-    Raises
-    ------
-    ValueError
-        If there is no such architecture, or no such weights.
+    Raises ValueError if there is no such architecture, or no such weights.
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name.lower() not in known:
@@ -140,12 +137,8 @@ def _steps(transform: Callable) -> Iterator[Callable]:
 def load(spec: NetworkSpec, device: torch.device) -> nn.Module:
     """Build the network that `spec` means, in evaluation mode.
 
-    Raises
-    ------
-    OSError
-        If weights are neither there nor can be downloaded.
-    ValueError
-        If weights do not fit the network, or there is no such layer.
+    Raises OSError if weights are neither there nor can be downloaded, and ValueError if
+    they do not fit the network, or there is no such layer.
     """
     with random_numbers(spec.seed, torch.device("cpu")), warnings.catch_warnings():
         # Of how the weights of GoogLeNet will one day be drawn.
@@ -277,9 +270,13 @@ def _up_to(module: nn.Module, layer: str) -> nn.Module:
         return create_feature_extractor(
             module, {layer: "features"}, suppress_diff_warning=True
         )
-    except torch.fx.proxy.TraceError as error:
-        raise _not_traceable(layer, error) from error
-    except ValueError as error:
+    except Exception as error:  # tracing runs the user's code
+        is_untraced = isinstance(error, torch.fx.proxy.TraceError)
+        if is_untraced or not isinstance(error, ValueError):
+            raise ValueError(
+                f"layer={layer!r} cannot be cut out of the model, whose forward cannot "
+                f"be traced ({error}). Give a model that ends there, and layer=None."
+            ) from error
         _, names = get_graph_node_names(module, suppress_diff_warning=True)
         near = difflib.get_close_matches(layer, names, n=5, cutoff=0.3)
         raise ValueError(
@@ -287,12 +284,3 @@ def _up_to(module: nn.Module, layer: str) -> nn.Module:
             "torchvision.models.feature_extraction.get_graph_node_names lists them; "
             f"the last ones are {names[-5:]}."
         ) from error
-    except Exception as error:  # tracing runs the user's code
-        raise _not_traceable(layer, error) from error
-
-
-def _not_traceable(layer: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"layer={layer!r} cannot be cut out of the model, whose forward cannot be "
-        f"traced ({error}). Give a model that ends there, and layer=None."
-    )

@@ -31,8 +31,8 @@ class SoftmaxModel(Protocol):
     A model with ``get_state()``, which returns a dict of all that training changes, and
     ``set_state(state)``, which returns the model, can be checkpointed and saved, and
     goes back to its last good epoch when the loss becomes NaN. The dict holds plain
-    numbers, strings, lists, dicts with strings for keys, and numpy's arrays; "optimizer"
-    is what only more training needs. ``fingerprint()`` returns a text that changes with
+    numbers, strings, lists, dicts with strings for keys, and numpy's arrays;
+    "optimizer" is what only more training needs. ``fingerprint()`` returns a text that changes with
     all that the training depends on, or None if the parameters tell: a checkpoint of
     another model is refused.
 

@@ -38,8 +38,8 @@ from skcce._persistence import (
     Checkpoint,
     curves,
     fitted_attributes,
-    load,
-    save,
+    load_fit,
+    save_fit,
 )
 from skcce._pseudo_labels import MAX_LAM, check_prior
 from skcce._threads import openmp_threads, single_blas_thread
@@ -399,7 +399,7 @@ class CollisionClusterer(
         """
         check_is_fitted(self, "model_")
         _check_can_save(self.model_, f"save({str(path)!r})")
-        save(path, self)
+        save_fit(path, self)
 
     def load(self, path: str | os.PathLike) -> Self:
         """Read what ``save`` has written, or a checkpoint, instead of a fit.
@@ -424,7 +424,7 @@ class CollisionClusterer(
         """
         model = LinearSoftmax() if self.model is None else self.model
         _check_can_save(model, f"load({str(path)!r})")
-        attributes = load(path, model, self.n_clusters)
+        attributes = load_fit(path, model, self.n_clusters)
         for name in FITTED:
             vars(self).pop(name, None)
         vars(self).update(attributes, _n_features_out=self.n_clusters)

@@ -31,10 +31,10 @@ class SoftmaxModel(Protocol):
     A model with ``get_state()``, which returns a dict of all that training changes, and
     ``set_state(state)``, which returns the model, can be checkpointed and saved, and
     goes back to its last good epoch when the loss becomes NaN. The dict holds plain
-    numbers, strings, lists, dicts with strings for keys, and numpy's arrays;
-    "optimizer" is what only more training needs. ``fingerprint()`` returns a text that changes with
-    all that the training depends on, or None if the parameters tell: a checkpoint of
-    another model is refused.
+    numbers, strings, lists, dicts with strings for keys, and numpy's arrays; what only
+    more training needs is its entry "optimizer". ``fingerprint()`` returns a text that
+    changes with all that the training depends on, or None if the parameters tell: a
+    checkpoint of another model is refused.
 
     Attributes
     ----------

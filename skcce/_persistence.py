@@ -132,14 +132,14 @@ class Checkpoint:
         write_record(self._path, record)
 
 
-def save(path: str | os.PathLike, estimator: BaseEstimator) -> None:
+def save_fit(path: str | os.PathLike, estimator: BaseEstimator) -> None:
     """Write a fitted estimator to a file, without what only more training needs."""
     state = dict(estimator.model_.get_state())
     state.pop("optimizer", None)
     write_record(path, {"model": state, "fitted": fitted_attributes(estimator)})
 
 
-def load(
+def load_fit(
     path: str | os.PathLike, model: SoftmaxModel, n_clusters: int
 ) -> dict[str, Any]:
     """Return the attributes of the fit, or of the unfinished run, that a file holds.

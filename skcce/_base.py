@@ -39,8 +39,8 @@ from skcce._persistence import (
     Checkpoint,
     curves,
     fitted_attributes,
-    load,
-    save,
+    load_fit,
+    save_fit,
 )
 from skcce._settings import Settings, resolve
 from skcce._starts import best_start, find_starts
@@ -251,7 +251,7 @@ converged_, n_features_in_, feature_names_in_
             If the file cannot be written.
         """
         check_is_fitted(self, "model_")
-        save(path, self)
+        save_fit(path, self)
 
     def load(self, path: str | os.PathLike) -> Self:
         """Read what ``save`` has written, or a checkpoint, instead of a fit.
@@ -274,7 +274,7 @@ converged_, n_features_in_, feature_names_in_
             number of clusters.
         """
         model = LinearSoftmax() if self.model is None else self.model
-        attributes = load(path, model, self.n_clusters)
+        attributes = load_fit(path, model, self.n_clusters)
         for name in FITTED:
             vars(self).pop(name, None)
         vars(self).update(attributes, _n_features_out=self.n_clusters)

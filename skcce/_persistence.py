@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,26 +37,24 @@ _N_PROBES = 64
 # Parameters that do not change where a run ends, or may change on the way.
 _MAY_CHANGE = frozenset({"max_iter", "tol", "verbose", "checkpoint"})
 
-# What a file holds of a training run, of a fit and of a generator, and of which kind:
-# a type, a list of one, or an array of a dtype's kind and so many dimensions.
-_TRAINING = {
-    "proba": ("f", 2),
-    "loss_curve": [float],
-    "share_curve": ("f", 2),
-    "n_calm": int,
-}
-FITTED = {
-    "labels_": ("i", 1),
-    "probabilities_": ("f", 1),
-    "loss_": float,
+# What a file holds of a fit that is unfinished, of one that is over, of the run that it
+# belongs to, and of its generator; and of which kind it is: a type, a list of one, or
+# an array of a dtype's kind and so many dimensions.
+_CURVES = {
     "loss_curve_": [float],
     "share_curve_": ("f", 2),
     "n_iter_": int,
     "converged_": bool,
-    "n_features_in_": int,
-    "feature_names_in_": [str],
 }
-_OF_TABLES = frozenset({"n_features_in_", "feature_names_in_"})
+_OF_TABLES = {"n_features_in_": int, "feature_names_in_": [str]}
+FITTED = {
+    "labels_": ("i", 1),
+    "probabilities_": ("f", 1),
+    "loss_": float,
+    **_CURVES,
+    **_OF_TABLES,
+}
+_TRAINING = {"proba": ("f", 2), "n_calm": int}
 _GENERATOR = {"bit_generator": str, "state": dict, "has_gauss": int, "gauss": float}
 _MERSENNE_TWISTER = {"key": ("u", 1), "pos": int}
 
@@ -94,7 +92,7 @@ class Checkpoint:
                 self._training = _training_of(self._record)
                 shape = data.n_samples, estimator.n_clusters
                 if self._training.proba.shape != shape:
-                    raise ValueError(f"it is not of shape {shape}")
+                    raise ValueError(f"its predictions are not of shape {shape}")
 
     @property
     def exists(self) -> bool:
@@ -121,25 +119,24 @@ class Checkpoint:
         self, training: TrainingState, fitted: Mapping[str, Any] | None = None
     ) -> None:
         """Write what the run needs to go on; at its end, also what was found."""
-        fields = {name: getattr(training, name) for name in _TRAINING}
-        fields["share_curve"] = np.array(training.share_curve)
         record = {
             "run": self._run,
             "random_state": training.random_state.get_state(legacy=False),
-            "training": fields,
+            "training": {name: getattr(training, name) for name in _TRAINING},
+            "fitted": fitted or curves(training),
             "model": training.model_state,
         }
-        write_record(self._path, record | ({"fitted": fitted} if fitted else {}))
+        write_record(self._path, record)
 
 
-def save(path: str | os.PathLike, estimator: BaseEstimator) -> None:
+def save_fit(path: str | os.PathLike, estimator: BaseEstimator) -> None:
     """Write a fitted estimator to a file, without what only more training needs."""
     state = dict(estimator.model_.get_state())
     state.pop("optimizer", None)
     write_record(path, {"model": state, "fitted": fitted_attributes(estimator)})
 
 
-def load(
+def load_fit(
     path: str | os.PathLike, model: SoftmaxModel, n_clusters: int
 ) -> dict[str, Any]:
     """Return the attributes of the fit, or of the unfinished run, that a file holds.
@@ -149,10 +146,7 @@ def load(
     """
     record = read_record(path)
     with _damage_is_an_error(path):
-        if "fitted" in record:
-            attributes = _fitted_of(record)
-        else:
-            attributes = curves(_training_of(record))
+        attributes = _fitted_of(record)
     n_saved = attributes["share_curve_"].shape[1]
     if n_saved != n_clusters:
         raise ValueError(
@@ -235,13 +229,11 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
             if member.filename != _RECORD
         }
         record = decode(text, arrays)
-        if type(record["format"]) is not int or "model" not in record:
-            raise ValueError("it was written by something else")
-    if record["format"] != _FORMAT:
-        raise ValueError(
-            f"{str(path)!r} has the format {record['format']}, this version of skcce "
-            f"reads {_FORMAT}."
-        )
+        if record["format"] != _FORMAT:
+            raise ValueError(
+                f"it has the format {record['format']!r}, this version of skcce reads "
+                f"{_FORMAT}"
+            )
     return record
 
 
@@ -294,21 +286,26 @@ def decode(text: str | bytes, arrays: Mapping[str, NDArray]) -> Any:
 
 
 def _training_of(record: Mapping[str, Any]) -> TrainingState:
-    fields = _checked(record["training"], _TRAINING)
-    shape = len(fields["loss_curve"]), fields["proba"].shape[1]
-    if fields["share_curve"].shape != shape or fields["n_calm"] < 0:
+    training, fitted = _checked(record["training"], _TRAINING), _fitted_of(record)
+    n_clusters = training["proba"].shape[1]
+    if fitted["share_curve_"].shape[1] != n_clusters or training["n_calm"] < 0:
         raise ValueError("its parts do not fit together")
-    fields["share_curve"] = list(fields["share_curve"])
-    return TrainingState(**fields, model_state=record["model"])
+    return TrainingState(
+        **training,
+        loss_curve=fitted["loss_curve_"],
+        share_curve=list(fitted["share_curve_"]),
+        model_state=record["model"],
+    )
 
 
 def _fitted_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes of a fit, and no others."""
-    fitted = _checked(record["fitted"], FITTED, optional=_OF_TABLES)
+    """Return the attributes of a fit, or of an unfinished one, and no others."""
+    kinds = FITTED if "labels_" in record["fitted"] else _CURVES
+    fitted = _checked(record["fitted"], kinds, optional=_OF_TABLES)
     n_epochs, n_clusters = fitted["share_curve_"].shape
-    labels, names = fitted["labels_"], fitted.get("feature_names_in_", [])
+    labels, names = fitted.get("labels_", []), fitted.get("feature_names_in_", [])
     if not (
-        len(labels) == len(fitted["probabilities_"])
+        len(labels) == len(fitted.get("probabilities_", labels))
         and np.isin(labels, np.arange(n_clusters)).all()
         and len(fitted["loss_curve_"]) == fitted["n_iter_"] == n_epochs
         and len(names) in (0, fitted.get("n_features_in_", 0))
@@ -320,13 +317,13 @@ def _fitted_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(
-    values: Any, kinds: Mapping[str, Any], optional: frozenset[str] = frozenset()
+    values: Any, kinds: Mapping[str, Any], optional: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Return named values of a file, if all are there, of their kinds, and no more."""
     for name, value in values.items():
         if name not in kinds or not _is_of_kind(value, kinds[name]):
             raise ValueError(f"{name!r} is not what it should be")
-    missing = kinds.keys() - values.keys() - optional
+    missing = kinds.keys() - values.keys() - {*optional}
     if missing:
         raise ValueError(f"there is no {sorted(missing)}")
     return values
@@ -344,23 +341,21 @@ def _restored(
     model: SoftmaxModel, path: str | os.PathLike, record: Mapping[str, Any]
 ) -> SoftmaxModel:
     """Return a clone of `model` in the state that a file holds."""
-    try:
+    with _damage_is_an_error(path, "does not fit the model"):
         return clone(model).set_state(record["model"])
-    except Exception as error:
-        raise ValueError(
-            f"{str(path)!r} does not fit the model, or it is damaged: {error}"
-        ) from error
 
 
 @contextmanager
-def _damage_is_an_error(path: str | os.PathLike) -> Iterator[None]:
+def _damage_is_an_error(
+    path: str | os.PathLike, problem: str = "is no file of skcce"
+) -> Iterator[None]:
     """Raise ValueError for whatever a damaged or foreign file leads to."""
     try:
         yield
     except Exception as error:
         raise ValueError(
-            f"{str(path)!r} is no file of skcce, or it is damaged: "
-            f"{error or type(error).__name__}"
+            f"{str(path)!r} {problem}, or it is damaged: "
+            f"{str(error) or type(error).__name__}"
         ) from error
 
 

@@ -433,7 +433,7 @@ class DeepSoftmax(SoftmaxModel):
                     "param_groups": settings,
                 }
             )
-            _check_optimizer(self._optimizer)
+            _match_weights(self._optimizer)
         return self
 
     def fingerprint(self) -> str:
@@ -442,9 +442,9 @@ class DeepSoftmax(SoftmaxModel):
         Returns
         -------
         str
-            Changes with the parameters, but for those that may change on the way; with
-            the network's layers, settings, first weights, and what of it is frozen. A
-            function is called twice, to see whether it gives the same.
+            Changes with the parameters, but for those that may change on the way. A
+            network is known by its layers, settings, first weights, and what of it is
+            frozen; a function is called twice, to see whether it gives the same.
 
         Raises
         ------
@@ -452,19 +452,18 @@ class DeepSoftmax(SoftmaxModel):
             If a parameter holds something that cannot be told from others, such as a
             generator.
         """
-        texts = {}
+        texts = []
         for name, value in sorted(self.get_params().items()):
             if name in _MAY_CHANGE:
                 continue
             try:
-                texts[name] = (
-                    self._describe_network() if name == "network" else _text(value)
-                )
+                text = self._describe_network() if name == "network" else _text(value)
             except TypeError as error:
                 raise TypeError(
                     f"{name} cannot be compared with that of another run ({error})."
                 ) from error
-        return ", ".join(f"{name}={text}" for name, text in texts.items())
+            texts.append(f"{name}={text}")
+        return f"{type(self).__name__}({', '.join(texts)})"
 
     def _describe_network(self) -> str:
         network = self._build_with_seed_0()
@@ -707,7 +706,7 @@ def _check_architecture(module: nn.Module, state: Mapping[str, Tensor]) -> None:
             )
 
 
-def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+def _match_weights(optimizer: torch.optim.Optimizer) -> None:
     """Give what it holds the layout of the weights, or raise ValueError.
 
     Sums and products of other strides are slower, and may round otherwise.

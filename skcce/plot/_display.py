@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skcce.losses import check_simplex_rows
 from skcce.metrics import check_none_missing
 
 if TYPE_CHECKING:
@@ -102,14 +101,14 @@ def colors_of(n: int) -> list:
 
 
 def probabilities_of(estimator: Any, X: Any) -> NDArray:
-    """Return the checked predictions of an estimator that makes them."""
+    """Return the predictions of an estimator, unchecked, or say that it has none."""
     if not hasattr(estimator, "predict_proba"):
         raise TypeError(
             f"estimator={type(estimator).__name__} must have predict_proba, as "
             "CollisionClusterer and GaussianMixture have, or be a pipeline that ends "
             "in one that has."
         )
-    return check_simplex_rows(estimator.predict_proba(X), "proba")
+    return estimator.predict_proba(X)
 
 
 def check_labels(labels: ArrayLike, n_samples: int, name: str = "labels") -> NDArray:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skcce._images import image_sequence, read_image
+from skcce.losses import check_simplex_rows
 from skcce.metrics import match_labels
 from skcce.plot._display import (
     ALARM,
@@ -19,7 +20,6 @@ from skcce.plot._display import (
     check_labels,
     import_pyplot,
     place,
-    probabilities_of,
     size_in_points,
 )
 
@@ -162,24 +162,23 @@ class MontageDisplay:
 
     def _halves(self) -> dict[str, NDArray]:
         """Return the slots of the most and of the least confident images, by title."""
-        slots = np.arange(self.indices.shape[1])
+        n_images = self.indices.shape[1]
         if self.confidence is None:
-            return {
-                "the first ones, without order" if len(slots) > 2 else "first": slots
-            }
-        words = ["most", "least"] if len(slots) > 1 else ["most"]
-        titles = [f"{word} confident" if len(slots) > 3 else word for word in words]
-        return dict(zip(titles, np.array_split(slots, len(words)), strict=True))
+            titles = ["the first ones, without order" if n_images > 2 else "first"]
+        elif n_images > 3:
+            titles = ["most confident", "least confident"]
+        else:
+            titles = ["most", "least"][:n_images]
+        halves = np.array_split(np.arange(n_images), len(titles))
+        return dict(zip(titles, halves, strict=True))
 
     def _arrange(self, n_columns: int | None, ratio: float) -> "_Layout":
         rows = zip(self.clusters, self.names, self.shares, strict=True)
         labels = [_label(*row) for row in rows]
-        slots = max(_width_of(*label) for label in labels) + np.concatenate(
-            [
-                half + i * _BETWEEN_HALVES
-                for i, half in enumerate(self._halves().values())
-            ]
-        )
+        first, *_ = self._halves().values()
+        slots = np.arange(self.indices.shape[1])
+        slots = slots + (slots >= len(first)) * _BETWEEN_HALVES
+        slots += max(_width_of(*label) for label in labels)
         pitch = slots[-1] + 1 + _BETWEEN_COLUMNS
         n_columns = n_columns or _best_columns(len(labels), pitch, ratio)
         n_lines = -(-len(labels) // n_columns)
@@ -263,7 +262,7 @@ class MontageDisplay:
                 raise type(error)(message) from error
         confidence = n_clusters = None
         if hasattr(estimator, "predict_proba"):
-            proba = probabilities_of(estimator, X)
+            proba = check_simplex_rows(estimator.predict_proba(X), "proba")
             labels, confidence = proba.argmax(axis=1), proba.max(axis=1)
             n_clusters = proba.shape[1]
         else:

@@ -13,18 +13,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 from compare_on import DEFAULT_METHODS, DETERMINISTIC, compare, print_table
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
-from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import scale
 from tqdm.auto import tqdm
 
 from skcce import CollisionClusterer
-from skcce.metrics import clustering_accuracy_score, match_labels
+from skcce.plot import ClusterConfusionDisplay, MontageDisplay
 
 N_SEEDS = 5
-N_DIGITS = 8
 
 
 def load_data():
@@ -40,45 +37,16 @@ def load_data():
 
 def draw_clusters(images, y, clusterer, path):
     """Draw each cluster's most and least confident images, and the confusion matrix."""
-    labels, confidence = clusterer.labels_, clusterer.probabilities_
-    matched = match_labels(y, labels)
-    clusters = sorted(matched, key=matched.get)
-    figure = plt.figure(figsize=(16, 7.2), layout="constrained")
-    figure.supxlabel(
-        "Rows: clusters, named by the class they match. Numbers: probability of the "
-        "cluster, red if the digit is of another class.",
-        fontsize=10,
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(18, 8), width_ratios=[1.3, 1], layout="constrained"
     )
-    left, middle, right = figure.subfigures(1, 3, width_ratios=[1, 1, 1.15])
-    for panel, sign, title in [(left, -1, "most"), (middle, 1, "least")]:
-        panel.suptitle(f"The {title} confident digits of each cluster")
-        axes = panel.subplots(len(clusters), N_DIGITS)
-        for row, cluster in zip(axes, clusters, strict=True):
-            members = np.flatnonzero(labels == cluster)
-            order = members[np.argsort(sign * confidence[members], kind="stable")]
-            for ax in row:
-                ax.set_axis_off()
-            for ax, i in zip(row, order, strict=False):
-                ax.imshow(images[i], cmap="gray_r")
-                right_class = y[i] == matched[cluster]
-                ax.set_title(
-                    f"{confidence[i]:.2f}",
-                    fontsize=7,
-                    pad=1,
-                    color="black" if right_class else "tab:red",
-                )
-            row[0].text(-4, 4, matched[cluster], fontsize=13, va="center", ha="center")
-    accuracy = clustering_accuracy_score(y, labels)
-    ax = right.subplots()
-    ax.set_title(f"Clusters matched to classes: accuracy {100 * accuracy:.1f} %")
-    table = confusion_matrix(y, [matched[label] for label in labels])
-    ax.imshow(table, cmap="Blues")
-    for (i, j), count in np.ndenumerate(table):
-        if count:
-            color = "white" if count > table.max() / 2 else "black"
-            ax.text(j, i, count, ha="center", va="center", color=color, fontsize=9)
-    ax.set(xlabel="cluster (matched)", ylabel="class")
-    ax.set(xticks=range(len(table)), yticks=range(len(table)))
+    # Lay out first: the montage takes the size of its text from the axes.
+    figure.draw_without_rendering()
+    labels, confidence = clusterer.labels_, clusterer.probabilities_
+    MontageDisplay.from_predictions(
+        images, labels, confidence=confidence, y=y, n_images=16, n_columns=1, ax=left
+    )
+    ClusterConfusionDisplay.from_predictions(y, labels, colorbar=False, ax=right)
     figure.savefig(path, dpi=110)
 
 
@@ -98,7 +66,8 @@ def main():
         print_table(name, *data[name], results)
     X, y = data["digits"]
     clusterer = CollisionClusterer(n_clusters=10, random_state=0).fit(X)
-    draw_clusters(X.reshape(-1, 8, 8), y, clusterer, args.output)
+    ink = 16 - X.reshape(-1, 8, 8)  # dark on light
+    draw_clusters(ink, y, clusterer, args.output)
     print(f"\nThe clusters of the digits are drawn in {args.output}")
 
 

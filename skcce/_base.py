@@ -23,21 +23,25 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skcce._callbacks import CallbackSupportMixin, EpochCallbacks, with_callbacks
-from skcce._checkpoint import (
-    FITTED,
-    Checkpoint,
-    fitted_of,
-    read_record,
-    restored,
-    training_of,
-    write_record,
-)
 from skcce._data import TrainingData
 from skcce._linear import LinearSoftmax
-from skcce._messages import advice, warn_if_unfinished, warn_of_collapse
+from skcce._messages import (
+    advice,
+    raise_if_diverged,
+    warn_if_unfinished,
+    warn_of_collapse,
+)
 from skcce._model import SoftmaxModel
 from skcce._neighbors import find_neighbors
 from skcce._objective import Objective
+from skcce._persistence import (
+    FITTED,
+    Checkpoint,
+    curves,
+    fitted_attributes,
+    load,
+    save,
+)
 from skcce._settings import Settings, resolve
 from skcce._starts import best_start, find_starts
 from skcce._threads import single_blas_thread
@@ -201,76 +205,53 @@ converged_, n_features_in_, feature_names_in_
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
-            checkpoint = Checkpoint(self.checkpoint, self, data)
+            checkpoint = Checkpoint(self.checkpoint, self, model, data)
         random_state = check_random_state(self.random_state)
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
         with single_blas_thread():
             graph, rows = find_neighbors(
-                data.X,
-                settings.n_neighbors,
-                data.weight,
-                random_state,
-                with_rows=settings.uses_kmeans,
+                data, settings.n_neighbors, settings.uses_kmeans, random_state
             )
             data = replace(data, graph=graph, in_pairs=settings.in_pairs)
             callbacks = EpochCallbacks(self, X, y, self.max_iter)
             if checkpoint and checkpoint.exists:
-                model, state, random_state = checkpoint.resume(model, random_state)
+                model, state = checkpoint.resume(model, random_state)
             else:
                 starts = find_starts(rows, data, settings, random_state)
                 model, state = best_start(
                     model, data, objective, starts, settings, random_state, self.verbose
                 )
             del rows
-            self._train(
-                model,
-                data,
-                objective,
-                settings,
-                state,
-                random_state,
-                checkpoint,
-                callbacks,
-            )
+            self._train(model, data, objective, settings, state, checkpoint, callbacks)
             self._set_attributes(model, data, objective, state)
         callbacks.end_fit()
-        if state.error:
-            raise ValueError(
-                f"{advice(state.error, state.n_iter + 1)} The estimator is fitted with "
-                f"the weights of epoch {state.n_iter}, the last good ones."
-            ) from state.error
+        raise_if_diverged(state)
         if checkpoint and not state.interrupted:
-            checkpoint.write(state, random_state, self._fitted_attributes())
+            checkpoint.write(state, fitted_attributes(self))
         warn_if_unfinished(state, self.tol, self.labels_, settings.n_wanted)
         return self
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the fitted model to a file.
+        """Write the fitted estimator to a file.
 
-        The file holds numbers and tensors, no code: ``torch.load`` reads it with
-        ``weights_only=True``, and ``load`` brings it back.
+        The file holds JSON and NumPy's arrays, no code: ``numpy.load`` reads it, and
+        ``load`` brings it back.
 
         Parameters
         ----------
         path : str or path-like
-            Where to write.
+            Where to write, such as ``"model.npz"``.
 
         Raises
         ------
         NotFittedError
             If nothing was fitted.
-        ValueError
-            If the model cannot be saved so; a linear one can be pickled.
+        OSError
+            If the file cannot be written.
         """
         check_is_fitted(self, "model_")
-        state = {
-            key: value
-            for key, value in self.model_.get_state().items()
-            if key != "optimizer"
-        }
-        record = {"model": state, "fitted": self._fitted_attributes()}
-        write_record(path, record)
+        save(path, self)
 
     def load(self, path: str | os.PathLike) -> Self:
         """Read what ``save`` has written, or a checkpoint, instead of a fit.
@@ -278,13 +259,12 @@ converged_, n_features_in_, feature_names_in_
         Parameters
         ----------
         path : str or path-like
-            File of an estimator with the same `model` and `n_clusters`. No code is
-            unpickled from it. That of an unfinished training lacks ``labels_``,
-            ``probabilities_`` and ``loss_``.
+            File of an estimator with the same `model` and `n_clusters`. That of an
+            unfinished training lacks ``labels_``, ``probabilities_`` and ``loss_``.
 
         Returns
         -------
-        self : CollisionClusterer
+        self : estimator
             The estimator, ready to predict.
 
         Raises
@@ -294,21 +274,10 @@ converged_, n_features_in_, feature_names_in_
             number of clusters.
         """
         model = LinearSoftmax() if self.model is None else self.model
-        record = read_record(path)
-        if "fitted" in record:
-            attributes = fitted_of(path, record)
-        else:
-            attributes = _curves(training_of(path, record))
-        n_saved = attributes["share_curve_"].shape[1]
-        if n_saved != self.n_clusters:
-            raise ValueError(
-                f"{str(path)!r} holds {n_saved} clusters, not "
-                f"n_clusters={self.n_clusters}."
-            )
-        model = restored(model, path, record)
+        attributes = load(path, model, self.n_clusters)
         for name in FITTED:
             vars(self).pop(name, None)
-        vars(self).update(model_=model, _n_features_out=self.n_clusters, **attributes)
+        vars(self).update(attributes, _n_features_out=self.n_clusters)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray:
@@ -473,7 +442,6 @@ converged_, n_features_in_, feature_names_in_
         objective: Objective,
         settings: Settings,
         state: TrainingState,
-        random_state: np.random.RandomState,
         checkpoint: Checkpoint | None,
         callbacks: EpochCallbacks,
     ) -> None:
@@ -483,7 +451,7 @@ converged_, n_features_in_, feature_names_in_
 
         def end_epoch(state):
             if checkpoint:
-                checkpoint.write(state, random_state)
+                checkpoint.write(state)
             warn_of_collapse(state, settings.n_wanted)
             return callbacks.end_epoch(
                 # A copy, because a callback may keep it.
@@ -499,7 +467,6 @@ converged_, n_features_in_, feature_names_in_
             objective,
             settings.plan,
             state,
-            random_state=random_state,
             verbose=self.verbose,
             begin_epoch=callbacks.begin_epoch,
             end_epoch=end_epoch,
@@ -525,23 +492,5 @@ converged_, n_features_in_, feature_names_in_
             labels_=logits.argmax(axis=1),
             probabilities_=softmax(logits, axis=1).max(axis=1),
             loss_=loss,
-            **_curves(state),
+            **curves(state),
         )
-
-    def _fitted_attributes(self) -> dict[str, Any]:
-        """Return the attributes of a fit that go into a file."""
-        found = {name: getattr(self, name) for name in FITTED if hasattr(self, name)}
-        if "feature_names_in_" in found:
-            found["feature_names_in_"] = found["feature_names_in_"].tolist()
-        return found
-
-
-def _curves(state: TrainingState) -> dict[str, Any]:
-    return {
-        "loss_curve_": state.loss_curve,
-        "share_curve_": np.reshape(
-            state.share_curve, (state.n_iter, state.proba.shape[1])
-        ),
-        "n_iter_": state.n_iter,
-        "converged_": state.converged,
-    }

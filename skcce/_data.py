@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from skcce._neighbors import draw_neighbors
 from skcce._objective import Batch
 
 
@@ -46,17 +45,6 @@ class TrainingData:
             None if self.weight is None else self.weight[rows],
             None if self.target is None else self.target[rows],
         )
-
-    def with_neighbors(
-        self, rows: NDArray, random_state: np.random.RandomState
-    ) -> NDArray:
-        """Return the rows to read for a batch; neighbors, if any, behind the samples.
-
-        Shape (n,) or (2 n,).
-        """
-        if not self.in_pairs:
-            return rows
-        return np.concatenate([rows, draw_neighbors(self.graph, rows, random_state)])
 
     def mean(self, values: NDArray) -> NDArray:
         """Return the weighted mean of `values` (n_samples, ...) over the samples."""

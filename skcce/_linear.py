@@ -1,7 +1,9 @@
 """The linear softmax model."""
 
-from numbers import Real
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from itertools import chain
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,8 +120,7 @@ class LinearSoftmax(SoftmaxModel):
             weights = 2 * _SHARPNESS * centroids
             intercept = -_SHARPNESS * (centroids**2).sum(axis=1)
         self._weights = [weights.astype(X.dtype), intercept.astype(X.dtype)]
-        self._moments = [(np.zeros_like(w), np.zeros_like(w)) for w in self._weights]
-        self._n_steps = 0
+        self._reset_optimizer()
 
     def train_step(
         self, X: NDArray, objective: BatchObjective, *, progress: float
@@ -179,6 +180,65 @@ class LinearSoftmax(SoftmaxModel):
             logits[block] = self._standardize(X[block]) @ weights.T + intercept
         return logits
 
+    def get_state(self) -> dict[str, Any]:
+        """Return a copy of all that training changes.
+
+        Returns
+        -------
+        dict
+            "weights" and "intercept" for rows less "mean", divided by "scale"; and
+            "optimizer", which only more training needs.
+        """
+        weights, intercept = (weight.copy() for weight in self._weights)
+        moments = [[moment.copy() for moment in pair] for pair in self._moments]
+        return {
+            "weights": weights,
+            "intercept": intercept,
+            "mean": self._mean.copy(),
+            "scale": float(self._scale),
+            "optimizer": {"moments": moments, "n_steps": self._n_steps},
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> Self:
+        """Go back to a state of :meth:`get_state`, of this model or of an equal one.
+
+        Parameters
+        ----------
+        state : mapping
+            What `get_state` returned. "optimizer" may be missing.
+
+        Returns
+        -------
+        self : LinearSoftmax
+            The model, ready to predict, and to train on.
+
+        Raises
+        ------
+        ValueError
+            If its parts do not fit together.
+        """
+        self._validate_params()
+        self._weights = [_native(state["weights"]), _native(state["intercept"])]
+        self._mean = _native(state["mean"])
+        self._scale = self._mean.dtype.type(state["scale"])
+        self._reset_optimizer()
+        if "optimizer" in state:
+            moments = state["optimizer"]["moments"]
+            self._moments = [tuple(map(_native, pair)) for pair in moments]
+            self._n_steps = state["optimizer"]["n_steps"]
+        arrays = [*self._weights, self._mean, *chain(*self._moments)]
+        shape = n_clusters, n_features = self._weights[0].shape
+        shapes = [shape, (n_clusters,), (n_features,), *2 * [shape]]
+        if (
+            [array.shape for array in arrays] != shapes + 2 * [(n_clusters,)]
+            or {array.dtype for array in arrays} - {self._mean.dtype}
+            or self._mean.dtype not in (np.float32, np.float64)
+            or not 0 < self._scale < np.inf
+            or not (isinstance(self._n_steps, Integral) and self._n_steps >= 0)
+        ):
+            raise ValueError("the parts of a linear model's state do not fit together")
+        return self
+
     @property
     def coef_(self) -> NDArray:
         return self._weights[0] / self._scale
@@ -187,6 +247,10 @@ class LinearSoftmax(SoftmaxModel):
     def intercept_(self) -> NDArray:
         offset = self.coef_.astype(np.float64) @ self._mean
         return (self._weights[1] - offset).astype(self._mean.dtype)
+
+    def _reset_optimizer(self) -> None:
+        self._moments = [(np.zeros_like(w), np.zeros_like(w)) for w in self._weights]
+        self._n_steps = 0
 
     def _standardize(self, X: NDArray) -> NDArray:
         rows = X - self._mean
@@ -213,6 +277,11 @@ class LinearSoftmax(SoftmaxModel):
             row = random_state.randint(len(X))
             total[k] = self._standardize(X[row : row + 1])[0]
         return total / np.where(count > 0, count, 1)[:, None]
+
+
+def _native(array: NDArray) -> NDArray:
+    """Return a copy in the byte order of this machine."""
+    return np.array(array, dtype=array.dtype.newbyteorder("="))
 
 
 def _adam(gradient: NDArray, mean: NDArray, square: NDArray, n_steps: int) -> NDArray:

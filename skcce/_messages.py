@@ -23,6 +23,15 @@ def advice(error: FloatingPointError, epoch: int) -> str:
     )
 
 
+def raise_if_diverged(state: TrainingState) -> None:
+    """Raise ValueError for a training that went back to its last good epoch."""
+    if state.error:
+        raise ValueError(
+            f"{advice(state.error, state.n_iter + 1)} The estimator is fitted with "
+            f"the weights of epoch {state.n_iter}, the last good ones."
+        ) from state.error
+
+
 def warn_of_collapse(state: TrainingState, n_wanted: int) -> None:
     """Warn in the epoch in which too few clusters were used for the third time."""
     n_used = [np.count_nonzero(shares) for shares in state.share_curve]

@@ -8,6 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import gen_batches
 
 from skcce._autologging import inner_fits
+from skcce._data import TrainingData
 from skcce._scaling import BLOCK, row_scale
 from skcce._threads import count_openmp_threads, openmp_threads
 
@@ -27,12 +28,10 @@ _ROWS_PER_THREAD = 1024
 
 
 def find_neighbors(
-    X: NDArray,
+    data: TrainingData,
     n_neighbors: int,
-    weight: NDArray | None,
-    random_state: np.random.RandomState,
-    *,
     with_rows: bool,
+    random_state: np.random.RandomState,
 ) -> tuple[csr_array | None, NDArray | None]:
     """Return the graph of neighbors, and rows for k-means, averaged along it.
 
@@ -40,18 +39,19 @@ def find_neighbors(
     """
     if n_neighbors == 0 and not with_rows:
         return None, None
-    if X.ndim != 2:
+    if data.X.ndim != 2:
         wish, instead = "init='k-means'", 'init="random", or labels'
         if n_neighbors > 0:
             wish, instead = f"n_neighbors={n_neighbors}", "n_neighbors=0"
         raise ValueError(
-            f"{wish} needs rows of features, X has {X.ndim} dimensions. Use {instead}."
+            f"{wish} needs rows of features, X has {data.X.ndim} dimensions. "
+            f"Use {instead}."
         )
     with inner_fits():
-        rows = principal_rows(X, random_state, weight)
+        rows = principal_rows(data.X, random_state, data.weight)
         if n_neighbors == 0:
             return None, rows
-        graph = neighbor_graph(rows, n_neighbors, weight)
+        graph = neighbor_graph(rows, n_neighbors, data.weight)
     return graph, smooth(graph, rows) if with_rows else None
 
 

@@ -89,7 +89,7 @@ def best_start(
             sample_weight=data.weight,
             random_state=random_state,
         )
-        state = begin(candidate.decision_function(data.X))
+        state = begin(candidate.decision_function(data.X), random_state)
         if len(starts) == 1:
             return candidate, state
         train(
@@ -98,7 +98,6 @@ def best_start(
             objective,
             short,
             state,
-            random_state=random_state,
             verbose=min(verbose, 1),
             title=f"start {number} of {len(starts)}, ",
         )
@@ -118,7 +117,7 @@ def best_start(
             return best[:2]
     if best is None:
         raise ValueError(failure)
-    return best[0], begin(best[2])
+    return best[0], begin(best[2], random_state)
 
 
 def _match_sizes(labels: NDArray, prior: NDArray, data: TrainingData) -> NDArray:

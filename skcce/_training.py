@@ -10,6 +10,7 @@ from scipy.special import softmax
 
 from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
+from skcce._neighbors import draw_neighbors
 from skcce._objective import Objective
 from skcce._progress import progress_bar, show_epoch
 
@@ -61,12 +62,14 @@ class TrainingState:
     loss_curve : value of the objective in every epoch, as its batches were visited.
     share_curve : share of the samples in each cluster, (n_clusters,), in every epoch.
     n_calm : epochs in a row, up to now, in which hardly a sample changed cluster.
+    random_state : source of the random numbers to come.
     model_state : that of the model after the last epoch.
     stopped, interrupted : whether it was ended by a callback, or by KeyboardInterrupt.
     error : why no further step is possible; the model is back at `model_state` then.
     """
 
     proba: NDArray
+    random_state: np.random.RandomState | None = None
     loss_curve: list[float] = field(default_factory=list)
     share_curve: list[NDArray] = field(default_factory=list)
     n_calm: int = 0
@@ -84,9 +87,9 @@ class TrainingState:
         return self.n_calm > 0 and not (self.interrupted or self.error)
 
 
-def begin(logits: NDArray) -> TrainingState:
+def begin(logits: NDArray, random_state: np.random.RandomState) -> TrainingState:
     """Return where the training of a model with these logits begins."""
-    return TrainingState(softmax(logits, axis=1))
+    return TrainingState(softmax(logits, axis=1), random_state)
 
 
 def train(
@@ -96,7 +99,6 @@ def train(
     plan: Plan,
     state: TrainingState,
     *,
-    random_state: np.random.RandomState,
     verbose: int = 0,
     title: str = "",
     begin_epoch: Callable[[], None] = lambda: None,
@@ -119,9 +121,7 @@ def train(
                 begin_epoch()
                 bar.set_description(f"{title}epoch {state.n_iter + 1}", refresh=False)
                 before = state.proba.argmax(axis=1)
-                loss = _train_epoch(
-                    model, data, objective, plan, state, random_state, bar.update
-                )
+                loss = _train_epoch(model, data, objective, plan, state, bar.update)
                 after = state.proba.argmax(axis=1)
                 changed = data.mean(before != after)
                 shares = data.count(after, state.proba.shape[1]) / data.n_samples
@@ -149,7 +149,6 @@ def _train_epoch(
     objective: Objective,
     plan: Plan,
     state: TrainingState,
-    random_state: np.random.RandomState,
     on_samples: Callable[[int], Any],
 ) -> float:
     """Visit every sample once, and return the mean value of the objective."""
@@ -158,9 +157,9 @@ def _train_epoch(
     n_batches = -(-n_samples // plan.batch_size)
     objective.begin_epoch(state.proba, data.graph, plan.epoch_progress(state.n_iter))
     # A single batch has no order, and draws no numbers that depend on n_samples.
-    order = (
-        np.arange(n_samples) if n_batches == 1 else random_state.permutation(n_samples)
-    )
+    order = np.arange(n_samples)
+    if n_batches > 1:
+        order = state.random_state.permutation(n_samples)
     batches = np.array_split(order, n_batches)
     loss = 0.0
     # A step that is too large overflows; the check of the logits tells.
@@ -178,7 +177,7 @@ def _train_epoch(
                 return value, gradient.reshape(logits.shape)
 
             value = model.train_step(
-                data.X[data.with_neighbors(rows, random_state)],
+                data.X[_rows_to_read(data, rows, state.random_state)],
                 evaluate_batch,
                 progress=plan.step_progress(state.n_iter + i / n_batches),
             )
@@ -186,6 +185,15 @@ def _train_epoch(
             on_samples(len(rows))
     state.proba = softmax(latest, axis=1)
     return loss
+
+
+def _rows_to_read(
+    data: TrainingData, rows: NDArray, random_state: np.random.RandomState
+) -> NDArray:
+    """Return the rows of a batch and, if they are paired, a neighbor of each."""
+    if not data.in_pairs:
+        return rows
+    return np.concatenate([rows, draw_neighbors(data.graph, rows, random_state)])
 
 
 def evaluate(
@@ -201,7 +209,7 @@ def evaluate(
     # Always the same neighbors, so that values can be compared.
     views = logits[np.newaxis]
     if data.in_pairs:
-        both = data.with_neighbors(rows, np.random.RandomState(0))
+        both = _rows_to_read(data, rows, np.random.RandomState(0))
         views = logits[both].reshape(2, *logits.shape)
     loss, _ = objective(views, data.batch(rows))
     _check_finite("loss", loss)

@@ -8,11 +8,17 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 # Or scikit-learn skips one of its checks.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
+# No window, wherever the tests run.
+os.environ["MPLBACKEND"] = "Agg"
 
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits, make_blobs
+from sklearn.datasets import load_digits, load_iris, make_blobs
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+
+from skcce import CollisionClusterer
 
 # Which solver of the pseudo-labels takes which divergence.
 SOLVERS = [
@@ -68,6 +74,18 @@ def save(images, folder, suffix="png", **options):
     return paths
 
 
+def synthetic_predictions(n_clusters, n_samples=1500, seed=0):
+    """Return predictions, and classes that depend on them."""
+    rng = np.random.default_rng(seed)
+    proba = rng.dirichlet(np.full(n_clusters, 0.1), size=n_samples)
+    classes = [rng.choice(n_clusters, p=row) for row in proba]
+    return proba, np.array(classes)
+
+
+def tiny_images(n, seed=0):
+    return np.random.default_rng(seed).integers(256, size=(n, 6, 6), dtype=np.uint8)
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
@@ -76,6 +94,27 @@ def rng():
 @pytest.fixture(scope="session")
 def digits():
     return load_digits(return_X_y=True)
+
+
+@pytest.fixture(scope="session")
+def drawings():
+    """Images for the fits of persistence.py."""
+    from persistence import load_images
+
+    return load_images()
+
+
+@pytest.fixture(scope="session")
+def whole(drawings):
+    """A fit of them that was never interrupted, and had no checkpoint."""
+    from persistence import make
+
+    return make().fit(drawings)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.npz"
 
 
 @pytest.fixture
@@ -158,3 +197,21 @@ def expected(two):
     from feature_helpers import direct, network_of
 
     return direct("resnet18", pil_images(two), network_of("resnet18", seed=1))
+
+
+@pytest.fixture(scope="session")
+def iris_pipeline():
+    """Return a pipeline of three clusters, and what it was fitted to."""
+    X, y = load_iris(return_X_y=True)
+    pipe = make_pipeline(PCA(3), CollisionClusterer(3, tol=0.05, random_state=0))
+    return pipe.fit(X), X, y
+
+
+@pytest.fixture
+def close_figures():
+    """Leave no figure open, and find none."""
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    yield
+    plt.close("all")

@@ -88,7 +88,7 @@ def make_clusterer(args, image_shape, n_clusters, seed):
         model=model,
         max_iter=args.epochs,
         batch_size=160 if args.dataset == "stl10" else 250,
-        checkpoint=f"{args.checkpoint}-{seed}.pt" if args.checkpoint else None,
+        checkpoint=f"{args.checkpoint}-{seed}.npz" if args.checkpoint else None,
         random_state=seed,
         verbose=args.verbose,
     )

@@ -89,7 +89,7 @@ def run(args, train, test, seed):
         lam=args.lam,
         max_iter=args.epochs,
         batch_size=args.batch_size,
-        checkpoint=f"{args.checkpoint}-{seed}.pt" if args.checkpoint else None,
+        checkpoint=f"{args.checkpoint}-{seed}.npz" if args.checkpoint else None,
         random_state=seed,
         verbose=args.verbose,
     )

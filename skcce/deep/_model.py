@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from skcce._images import is_table
 from skcce._linear import LinearSoftmax
 from skcce._model import BatchObjective, SoftmaxModel
+from skcce._persistence import plain
 from skcce.deep._augment import as_augmentation
 from skcce.deep._description import describe
 from skcce.deep._images import Images, open_images
@@ -31,6 +32,17 @@ _OPTIMIZERS = {
     "adamw": torch.optim.AdamW,
     "sgd": lambda groups, **options: torch.optim.SGD(groups, momentum=0.9, **options),
 }
+# Parameters that do not change where a run ends.
+_MAY_CHANGE = frozenset({"device", "compile", "predict_batch_size"})
+# Their bits are kept instead.
+_NOT_IN_NUMPY = {
+    str(dtype): dtype
+    for dtype in (
+        *(torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
+        *(torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+    )
+}
+_BITS = {1: torch.uint8, 2: torch.int16}
 
 
 class DeepSoftmax(SoftmaxModel):
@@ -352,25 +364,24 @@ class DeepSoftmax(SoftmaxModel):
         return logits.astype(X.dtype, copy=False) if X.ndim == 2 else logits
 
     def get_state(self) -> dict[str, Any]:
-        """Return all that training changes: numbers, and tensors on the CPU.
+        """Return a copy of all that training changes.
 
         Returns
         -------
         dict
-            What ``torch.load`` reads with ``weights_only=True``: "network" and "head"
-            are state dicts.
+            Of numbers, lists, dicts and numpy's arrays: "network" and "head" are state
+            dicts, "optimizer" is what only more training needs. A tensor of a dtype
+            that numpy lacks is a dict of its "dtype" and its "bits", integers.
         """
-        return _to_cpu(
-            {
-                "network": self.network_.state_dict(),
-                "head": self.head_.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "input_shape": list(self._input_shape),
-                "normalize": _as_lists(self.normalize),
-                "seed": self._seed,
-                "n_steps": self._n_steps,
-            }
-        )
+        return {
+            "network": _to_plain(self.network_.state_dict()),
+            "head": _to_plain(self.head_.state_dict()),
+            "optimizer": _to_plain(self._optimizer.state_dict()["state"]),
+            "input_shape": list(self._input_shape),
+            "normalize": _as_lists(self.normalize),
+            "seed": self._seed,
+            "n_steps": self._n_steps,
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> Self:
         """Go back to a state of :meth:`get_state`, of this model or of an equal one.
@@ -393,58 +404,75 @@ class DeepSoftmax(SoftmaxModel):
         self._validate_params()
         self._resolve()
         self._seed, self._n_steps = state["seed"], state["n_steps"]
+        weights, head_weights = map(_to_tensors, (state["network"], state["head"]))
         if not hasattr(self, "_module"):
             input_shape = tuple(state["input_shape"])
             with self._random_numbers():
                 network = _new_network(self.network)
                 # Lazy layers are built by the first batch.
                 _count_features(network, torch.zeros(2, *input_shape))
-            head = nn.Linear(*reversed(state["head"]["weight"].shape), device="meta")
+            head = nn.Linear(*reversed(head_weights["weight"].shape), device="meta")
             head = head.to_empty(device="cpu")
             self._install(network, head, input_shape)
-        _check_architecture(self.network_, state["network"])
-        _check_architecture(self.head_, state["head"])
+        _check_architecture(self.network_, weights)
+        _check_architecture(self.head_, head_weights)
         if state["normalize"] != _as_lists(self.normalize):
             raise ValueError(
                 f"The saved weights were trained with normalize={state['normalize']}, "
                 f"not with {self.normalize}."
             )
-        self.network_.load_state_dict(state["network"])
-        self.head_.load_state_dict(state["head"])
+        self.network_.load_state_dict(weights)
+        self.head_.load_state_dict(head_weights)
         if "optimizer" in state:
             # What it has learned; its settings are those of this model.
             settings = self._optimizer.state_dict()["param_groups"]
+            learned = _to_tensors(state["optimizer"])
             self._optimizer.load_state_dict(
-                {"state": state["optimizer"]["state"], "param_groups": settings}
+                {
+                    "state": {int(index): held for index, held in learned.items()},
+                    "param_groups": settings,
+                }
             )
             _check_optimizer(self._optimizer)
         return self
 
     def fingerprint(self) -> str:
-        """Return a text that tells `network` from others.
+        """Return a text that tells what is trained, and how, from other models.
 
         Returns
         -------
         str
-            Changes with the network's layers, settings, first weights, and what of it
-            is frozen. A function is called twice, to see whether it gives the same.
+            Changes with the parameters, but for those that may change on the way; with
+            the network's layers, settings, first weights, and what of it is frozen. A
+            function is called twice, to see whether it gives the same.
 
         Raises
         ------
         TypeError
-            If it holds something that cannot be told from others, such as a generator.
+            If a parameter holds something that cannot be told from others, such as a
+            generator.
         """
+        texts = {}
+        for name, value in sorted(self.get_params().items()):
+            if name in _MAY_CHANGE:
+                continue
+            try:
+                texts[name] = (
+                    self._describe_network() if name == "network" else _text(value)
+                )
+            except TypeError as error:
+                raise TypeError(
+                    f"{name} cannot be compared with that of another run ({error})."
+                ) from error
+        return ", ".join(f"{name}={text}" for name, text in texts.items())
+
+    def _describe_network(self) -> str:
         network = self._build_with_seed_0()
-        try:
-            digest = describe(network)
-            if not isinstance(self.network, nn.Module):
-                # A function may draw weights from elsewhere: only layers are known.
-                again = describe(self._build_with_seed_0())
-                digest = digest if again == digest else str(network)
-        except TypeError as error:
-            raise TypeError(
-                f"network cannot be compared with that of another run ({error})."
-            ) from error
+        digest = describe(network)
+        if not isinstance(self.network, nn.Module):
+            # A function may draw weights from elsewhere: only layers are known.
+            again = describe(self._build_with_seed_0())
+            digest = digest if again == digest else str(network)
         trainable = [weight.requires_grad for weight in network.parameters()]
         return f"{type(network).__name__} {describe([digest, trainable])[:16]}"
 
@@ -680,7 +708,10 @@ def _check_architecture(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError if what it holds does not have the shapes of the weights."""
+    """Give what it holds the layout of the weights, or raise ValueError.
+
+    Sums and products of other strides are slower, and may round otherwise.
+    """
     for weight, held in optimizer.state.items():
         for name, value in held.items():
             shape = () if name == "step" else weight.shape
@@ -689,14 +720,42 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
                     f"The optimizer's {name} of a weight of shape "
                     f"{tuple(weight.shape)} cannot be {value!r}."
                 )
+            if name != "step":
+                held[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
-def _to_cpu(value: Any) -> Any:
-    """Copy a nested structure, its tensors to the CPU."""
+def _to_plain(value: Any) -> Any:
+    """Copy a nested structure; its tensors become arrays, its keys strings."""
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        value = value.detach().to("cpu", copy=True)
+        if str(value.dtype) not in _NOT_IN_NUMPY:
+            return value.numpy()
+        bits = value.view(_BITS[value.element_size()])
+        return {"dtype": str(value.dtype), "bits": bits.numpy()}
     if isinstance(value, Mapping):
-        return {key: _to_cpu(item) for key, item in value.items()}
+        return {str(key): _to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_to_cpu(item) for item in value)
+        return [_to_plain(item) for item in value]
     return value
+
+
+def _to_tensors(value: Any) -> Any:
+    """Copy a nested structure of :func:`_to_plain`; its arrays become tensors."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+    if isinstance(value, Mapping) and value.keys() == {"dtype", "bits"}:
+        return _to_tensors(value["bits"]).view(_NOT_IN_NUMPY[value["dtype"]])
+    if isinstance(value, Mapping):
+        return {key: _to_tensors(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_tensors(item) for item in value]
+    return value
+
+
+def _text(value: Any) -> str:
+    """Return a parameter as a text, which can be compared later."""
+    try:
+        return repr(plain(value))
+    except TypeError:
+        name = getattr(value, "__name__", type(value).__name__)
+        return f"{name} {describe(value)[:16]}"

@@ -84,10 +84,8 @@ class ConfidenceDisplay:
     ----------
     ax_ : matplotlib Axes or None
         The axes that were divided; None if `ax` was an array.
-    axes_ : ndarray of shape (2,)
+    axes_, figure_ : ndarray of shape (2,) and matplotlib Figure
         The panels.
-    figure_ : matplotlib Figure
-        The figure of the panels.
     ece_ : float or None
         Expected calibration error, from 0 to 1; None without classes.
     bins_line_ : matplotlib Line2D or None
@@ -135,7 +133,6 @@ class ConfidenceDisplay:
         Returns
         -------
         ConfidenceDisplay
-            This display.
         """
         self.ax_, self.axes_ = divide(ax, (9.0, 4.2), (1, 2))
         left, right = self.axes_
@@ -225,7 +222,6 @@ class ConfidenceDisplay:
         Returns
         -------
         ConfidenceDisplay
-            The display, drawn.
         """
         import_pyplot()
         return cls.from_predictions(probabilities_of(estimator, X), y, **kwargs)
@@ -255,7 +251,6 @@ class ConfidenceDisplay:
         Returns
         -------
         ConfidenceDisplay
-            The display, drawn.
         """
         proba = check_simplex_rows(proba, "proba")
         check_count(n_bins, "n_bins")

@@ -124,7 +124,6 @@ class ClusterConfusionDisplay:
         Returns
         -------
         ClusterConfusionDisplay
-            This display.
         """
         cells = self.confusion_matrix * (1 if self.normalize is None else 100)
         n_classes, n_clusters = cells.shape
@@ -190,7 +189,6 @@ class ClusterConfusionDisplay:
         Returns
         -------
         ClusterConfusionDisplay
-            The display, drawn.
         """
         import_pyplot()
         return cls.from_predictions(y, estimator.predict(X), **kwargs)
@@ -225,7 +223,6 @@ class ClusterConfusionDisplay:
         Returns
         -------
         ClusterConfusionDisplay
-            The display, drawn.
         """
         if normalize not in _CELLS:
             raise ValueError(

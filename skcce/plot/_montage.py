@@ -126,7 +126,6 @@ class MontageDisplay:
         Returns
         -------
         MontageDisplay
-            This display.
         """
         import_pyplot()
         if n_columns is not None:
@@ -254,7 +253,6 @@ class MontageDisplay:
         Returns
         -------
         MontageDisplay
-            The display, drawn.
         """
         import_pyplot()
         if images is None:
@@ -323,7 +321,6 @@ class MontageDisplay:
         Returns
         -------
         MontageDisplay
-            The display, drawn.
         """
         images = image_sequence(images)
         labels = check_labels(labels, len(images))

@@ -97,10 +97,10 @@ class SimplexDisplay:
         Returns
         -------
         SimplexDisplay
-            This display.
         """
         ax = place(ax, (5.6, 5.2))
-        _draw_triangle(ax, self.names or [f"cluster {k}" for k in range(3)])
+        names = [f"cluster {k}" for k in range(3)] if self.names is None else self.names
+        _draw_triangle(ax, names)
         groups = self.proba.argmax(axis=1) if self.y is None else self.y
         values = np.arange(3) if self.y is None else np.unique(self.y)
         points = barycentric(self.proba)
@@ -111,12 +111,11 @@ class SimplexDisplay:
             start = points[mine]
             if self.pseudo_labels is not None:
                 end = barycentric(self.pseudo_labels[mine])
-                style = dict(color=color, linewidth=0.7, alpha=0.5 * alpha, zorder=2)
+                style = dict(color=color, lw=0.7, alpha=0.5 * alpha, zorder=2)
                 _draw_lines(ax, start, end, **style)
                 self.crosses_.append(ax.scatter(*end.T, color=color, **_CROSS))
-            self.points_.append(
-                ax.scatter(*start.T, color=color, alpha=alpha, label=value, **_POINT)
-            )
+            style = dict(color=color, alpha=alpha, label=value, **_POINT)
+            self.points_.append(ax.scatter(*start.T, **style))
         self._explain(ax)
         ax.set(xlim=(-0.08, 1.08), ylim=(-0.1, 0.97), aspect="equal")
         ax.set_axis_off()
@@ -125,17 +124,12 @@ class SimplexDisplay:
 
     def _explain(self, ax: "Axes") -> None:
         """Add a legend of the classes and of the two markers."""
-        from matplotlib.lines import Line2D
-
-        handles = []
-        if self.y is not None:
-            handles += self.points_[:: -(-len(self.points_) // _MOST_NAMES)]
+        step = -(-len(self.points_) // _MOST_NAMES)
+        handles = [] if self.y is None else self.points_[::step]
         if self.crosses_:
             style = dict(color=GREY, linestyle="")
-            handles += [
-                Line2D([], [], marker="o", markersize=4, label="prediction", **style),
-                Line2D([], [], marker="x", markersize=6, label="pseudo-label", **style),
-            ]
+            handles += ax.plot([], [], "o", markersize=4, label="prediction", **style)
+            handles += ax.plot([], [], "x", markersize=6, label="pseudo-label", **style)
         if handles:
             legend = add_legend(ax, handles=handles, loc="upper left")
             for handle in legend.legend_handles:
@@ -171,7 +165,6 @@ class SimplexDisplay:
         Returns
         -------
         SimplexDisplay
-            The display, drawn.
         """
         import_pyplot()
         proba = _check_three(probabilities_of(estimator, X), "proba")
@@ -208,7 +201,6 @@ class SimplexDisplay:
         Returns
         -------
         SimplexDisplay
-            The display, drawn.
         """
         proba = _check_three(proba, "proba")
         if pseudo_labels is not None:
@@ -245,9 +237,7 @@ def _draw_triangle(ax: "Axes", names: Sequence[str]) -> None:
     ax.fill(*_CORNERS.T, facecolor="none", edgecolor=GREY, linewidth=1.2, zorder=1)
     middles = (_CORNERS + np.roll(_CORNERS, -1, axis=0)) / 2
     centers = np.tile(_CORNERS.mean(axis=0), (3, 1))
-    _draw_lines(
-        ax, centers, middles, color=GREY, linewidth=0.8, linestyle=":", zorder=1
-    )
+    _draw_lines(ax, centers, middles, color=GREY, lw=0.8, linestyle=":", zorder=1)
     style = dict(textcoords="offset points", ha="center", parse_math=False)
     for corner, name in zip(_CORNERS, names, strict=True):
         offset, va = (8, "bottom") if corner[1] > 0 else (-8, "top")

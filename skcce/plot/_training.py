@@ -56,10 +56,8 @@ class TrainingDisplay:
     ----------
     ax_ : matplotlib Axes or None
         The axes that were divided; None if `ax` was an array.
-    axes_ : ndarray of shape (3,)
+    axes_, figure_ : ndarray of shape (3,) and matplotlib Figure
         The panels.
-    figure_ : matplotlib Figure
-        The figure of the panels.
     loss_line_, balance_line_, used_line_ : matplotlib Line2D
         The loss, the balance, and the share of clusters in use.
     share_areas_ : list of matplotlib PolyCollection
@@ -92,7 +90,6 @@ class TrainingDisplay:
         Returns
         -------
         TrainingDisplay
-            This display.
         """
         heights = [1.1, 0.8, 1.1]
         self.ax_, self.axes_ = divide(ax, (7.0, 7.0), (3, 1), height_ratios=heights)
@@ -105,13 +102,13 @@ class TrainingDisplay:
         top.set_ylabel("Loss")
         used = np.count_nonzero(shares, axis=1)
         balance = [balance_of(row) for row in shares]
+        label = f"clusters in use ({used[-1]} of {n_clusters})"
         # Wide enough to be seen where the balance is on top of it.
         (self.used_line_,) = middle.plot(
-            epochs, used / n_clusters, color=SECOND, linewidth=3.5, **style
+            epochs, used / n_clusters, SECOND, linewidth=3.5, label=label, **style
         )
-        (self.balance_line_,) = middle.plot(epochs, balance, color=MAIN, **style)
-        self.used_line_.set_label(f"clusters in use ({used[-1]} of {n_clusters})")
-        self.balance_line_.set_label(f"balance ({balance[-1]:.3f})")
+        label = f"balance ({balance[-1]:.3f})"
+        (self.balance_line_,) = middle.plot(epochs, balance, MAIN, label=label, **style)
         add_legend(middle, above=True, ncols=2)
         middle.set(ylabel="Balance", ylim=(0, 1.08))
         draw = _draw_areas if n_clusters <= len(HUES) else _draw_quantiles
@@ -121,8 +118,9 @@ class TrainingDisplay:
             panel.set_xlim(0.5, n_epochs + 0.5)
             panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             panel.spines[["top", "right"]].set_visible(False)
-            # Not label_outer, which also looks at the user's other columns.
-            panel.tick_params(labelbottom=panel is bottom)
+            if panel is not bottom:
+                # Not label_outer, which also looks at the user's other columns.
+                panel.tick_params(labelbottom=False)
         self.figure_ = top.figure
         self.figure_.align_ylabels(list(self.axes_))
         return self
@@ -143,7 +141,6 @@ class TrainingDisplay:
         Returns
         -------
         TrainingDisplay
-            The display, drawn.
         """
         import_pyplot()
         best = getattr(estimator, "best_estimator_", estimator)  # of a search
@@ -178,7 +175,6 @@ class TrainingDisplay:
         Returns
         -------
         TrainingDisplay
-            The display, drawn.
         """
         losses = np.asarray(loss_curve, dtype=float)
         shares = check_simplex_rows(share_curve, "share_curve")
@@ -197,21 +193,16 @@ def _steps(values: NDArray) -> tuple[NDArray, NDArray]:
 
 def _draw_areas(ax: "Axes", shares: NDArray) -> list:
     """Draw one area per cluster, stacked, with its number where there is room."""
-    edges, tops = _steps(np.cumsum(shares, axis=1))
-    bottoms = np.column_stack([np.zeros(len(tops)), tops[:, :-1]])
-    colors = colors_of(shares.shape[1])
-    areas = [
-        ax.fill_between(edges, low, high, facecolor=color, **_AREA)
-        for low, high, color in zip(bottoms.T, tops.T, colors, strict=True)
-    ]
+    edges, levels = _steps(shares)
+    areas = ax.stackplot(edges, levels.T, colors=colors_of(shares.shape[1]), **_AREA)
     ax.set_ylim(0, 1)
     height = size_in_points(ax)[1]
     fontsize = np.clip(0.9 * height / shares.shape[1], 5.0, 9.0)
     style = dict(textcoords="offset points", va="center", annotation_clip=False)
     style["xycoords"] = "axes fraction", "data"
     highest = -np.inf
-    for k, share in enumerate(shares[-1]):
-        at = tops[-1, k] - share / 2
+    for k, (share, top) in enumerate(zip(shares[-1], shares[-1].cumsum(), strict=True)):
+        at = top - share / 2
         if share > 0 and (at - highest) * height > 0.8 * fontsize:
             highest = at
             ax.annotate(f"{k}", (1, at), (4, 0), fontsize=fontsize, **style)

@@ -1,0 +1,483 @@
+"""Files of fitted estimators and of unfinished training runs.
+
+A file is an uncompressed zip archive, as numpy's ``.npz``: ``record.json`` holds dicts,
+lists, strings and numbers, and each array is a member of its own. No code is ever read
+from it.
+"""
+
+import copy
+import hashlib
+import io
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import gen_batches
+
+from skcce._data import TrainingData
+from skcce._model import SoftmaxModel
+from skcce._training import TrainingState
+
+_FORMAT = 2
+_RECORD = "record.json"
+_ARRAY = "npy"  # the only key of what stands for an array in the record
+# Larger data, and data sets, are fingerprinted from a sample of their rows.
+_MAX_BYTES = 2**30
+_N_PROBES = 64
+
+# Parameters that do not change where a run ends, or may change on the way.
+_MAY_CHANGE = frozenset({"max_iter", "tol", "verbose", "checkpoint"})
+
+# What a file holds of a training run, of a fit and of a generator, and of which kind:
+# a type, a list of one, or an array of a dtype's kind and so many dimensions.
+_TRAINING = {
+    "proba": ("f", 2),
+    "loss_curve": [float],
+    "share_curve": ("f", 2),
+    "n_calm": int,
+}
+FITTED = {
+    "labels_": ("i", 1),
+    "probabilities_": ("f", 1),
+    "loss_": float,
+    "loss_curve_": [float],
+    "share_curve_": ("f", 2),
+    "n_iter_": int,
+    "converged_": bool,
+    "n_features_in_": int,
+    "feature_names_in_": [str],
+}
+_OF_TABLES = frozenset({"n_features_in_", "feature_names_in_"})
+_GENERATOR = {"bit_generator": str, "state": dict, "has_gauss": int, "gauss": float}
+_MERSENNE_TWISTER = {"key": ("u", 1), "pos": int}
+
+
+class Checkpoint:
+    """The file of a training run, which exists already if this is not its first part.
+
+    Raises ValueError if it cannot be one: there is no folder for it, it is another kind
+    of file, or the checkpoint of another run; and OSError if it cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        estimator: BaseEstimator,
+        model: SoftmaxModel,
+        data: TrainingData,
+    ):
+        self._path = _locate(path)
+        self._record = None
+        if not self._path.parent.is_dir():
+            raise ValueError(
+                f"checkpoint={str(path)!r}: there is no folder "
+                f"{str(self._path.parent)!r}."
+            )
+        with _part_of(self._path) as part:  # before the work
+            part.open("xb").close()
+            with suppress(FileNotFoundError):
+                self._path.stat()  # the name may be too long
+        self._run = _describe_run(estimator, model, data)
+        if self._path.exists():
+            self._record = read_record(self._path)
+            _check_same_run(self._path, self._record, self._run)
+            with _damage_is_an_error(self._path):
+                self._training = _training_of(self._record)
+                shape = data.n_samples, estimator.n_clusters
+                if self._training.proba.shape != shape:
+                    raise ValueError(f"it is not of shape {shape}")
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a first part to resume from."""
+        return self._record is not None
+
+    def resume(
+        self, model: SoftmaxModel, random_state: np.random.RandomState
+    ) -> tuple[SoftmaxModel, TrainingState]:
+        """Return model and training as they were in the file."""
+        # A copy, because it may be the global one.
+        random_state = copy.deepcopy(random_state)
+        with _damage_is_an_error(self._path):
+            generator = _checked(self._record["random_state"], _GENERATOR)
+            state = _checked(generator["state"], _MERSENNE_TWISTER)
+            # numpy would read whatever is in memory there.
+            if state["key"].shape != (624,) or not 0 <= state["pos"] <= 624:
+                raise ValueError("its random state is none")
+            random_state.set_state(generator)
+        self._training.random_state = random_state
+        return _restored(model, self._path, self._record), self._training
+
+    def write(
+        self, training: TrainingState, fitted: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write what the run needs to go on; at its end, also what was found."""
+        fields = {name: getattr(training, name) for name in _TRAINING}
+        fields["share_curve"] = np.array(training.share_curve)
+        record = {
+            "run": self._run,
+            "random_state": training.random_state.get_state(legacy=False),
+            "training": fields,
+            "model": training.model_state,
+        }
+        write_record(self._path, record | ({"fitted": fitted} if fitted else {}))
+
+
+def save(path: str | os.PathLike, estimator: BaseEstimator) -> None:
+    """Write a fitted estimator to a file, without what only more training needs."""
+    state = dict(estimator.model_.get_state())
+    state.pop("optimizer", None)
+    write_record(path, {"model": state, "fitted": fitted_attributes(estimator)})
+
+
+def load(
+    path: str | os.PathLike, model: SoftmaxModel, n_clusters: int
+) -> dict[str, Any]:
+    """Return the attributes of the fit, or of the unfinished run, that a file holds.
+
+    Raises ValueError if it holds none, or one of another architecture or number of
+    clusters.
+    """
+    record = read_record(path)
+    with _damage_is_an_error(path):
+        if "fitted" in record:
+            attributes = _fitted_of(record)
+        else:
+            attributes = curves(_training_of(record))
+    n_saved = attributes["share_curve_"].shape[1]
+    if n_saved != n_clusters:
+        raise ValueError(
+            f"{str(path)!r} holds {n_saved} clusters, not n_clusters={n_clusters}."
+        )
+    return {"model_": _restored(model, path, record), **attributes}
+
+
+def fitted_attributes(estimator: BaseEstimator) -> dict[str, Any]:
+    """Return the attributes of a fit that go into a file."""
+    found = {
+        name: getattr(estimator, name) for name in FITTED if hasattr(estimator, name)
+    }
+    if "feature_names_in_" in found:
+        found["feature_names_in_"] = found["feature_names_in_"].tolist()
+    return found
+
+
+def curves(training: TrainingState) -> dict[str, Any]:
+    """Return the attributes that tell how a training run went."""
+    return {
+        "loss_curve_": training.loss_curve,
+        "share_curve_": np.reshape(
+            training.share_curve, (training.n_iter, training.proba.shape[1])
+        ),
+        "n_iter_": training.n_iter,
+        "converged_": training.converged,
+    }
+
+
+def write_record(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
+    """Write a file at once: whoever reads it finds the old or the new one.
+
+    Raises OSError if it cannot be written.
+    """
+    text, arrays = encode({"format": _FORMAT, **record})
+    path = _locate(path)
+    with _part_of(path) as part:
+        with part.open("xb") as file:
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.writestr(zipfile.ZipInfo(_RECORD), text)
+                for name, array in arrays.items():
+                    info = zipfile.ZipInfo(f"{name}.npy")  # of no date
+                    with archive.open(info, "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+
+def read_record(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a file of :func:`write_record`.
+
+    Raises OSError if there is none, or it may not be read, and ValueError if it is
+    another one, or damaged.
+    """
+    path = _locate(path)
+    if path.is_dir():
+        raise ValueError(f"{str(path)!r} is no file of skcce, but a folder.")
+    with (
+        path.open("rb") as file,
+        _damage_is_an_error(path),
+        zipfile.ZipFile(file) as archive,
+    ):
+        members = archive.infolist()
+        if any(member.filename.endswith("/data.pkl") for member in members):
+            raise ValueError("it was written by torch, as those of earlier versions")
+        # A few bytes may become terabytes, if they are compressed or read twice.
+        size = sum(member.file_size for member in members)
+        is_stored = all(m.compress_type == zipfile.ZIP_STORED for m in members)
+        if size > os.fstat(file.fileno()).st_size or not is_stored:
+            raise ValueError("it is compressed")
+        text = archive.read(_RECORD)
+        arrays = {
+            # Of bytes whose checksum is right, and that are no fewer than it claims.
+            member.filename.removesuffix(".npy"): np.lib.format.read_array(
+                io.BytesIO(archive.read(member)), allow_pickle=False
+            )
+            for member in members
+            if member.filename != _RECORD
+        }
+        record = decode(text, arrays)
+        if type(record["format"]) is not int or "model" not in record:
+            raise ValueError("it was written by something else")
+    if record["format"] != _FORMAT:
+        raise ValueError(
+            f"{str(path)!r} has the format {record['format']}, this version of skcce "
+            f"reads {_FORMAT}."
+        )
+    return record
+
+
+def encode(record: Mapping[str, Any]) -> tuple[str, dict[str, NDArray]]:
+    """Return a nested record as JSON, and its arrays by their places in it.
+
+    It may hold dicts with strings for keys, lists, strings, numbers, None and arrays.
+    numpy's scalars become Python's, tuples become lists.
+    """
+    arrays = {}
+
+    def without_arrays(value: Any, name: str) -> Any:
+        if isinstance(value, np.ndarray):
+            arrays[name[1:]] = value
+            return {_ARRAY: name[1:]}
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, Mapping) and all(
+            isinstance(key, str) and key != _ARRAY for key in value
+        ):
+            # Quoted, so that no two places have one name.
+            return {
+                key: without_arrays(item, f"{name}/{quote(key, safe='')}")
+                for key, item in value.items()
+            }
+        if isinstance(value, (list, tuple)):
+            return [without_arrays(item, f"{name}/{i}") for i, item in enumerate(value)]
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise TypeError(f"{name[1:]}={value!r} cannot be written to a file.")
+
+    return json.dumps(without_arrays(record, "")), arrays
+
+
+def decode(text: str | bytes, arrays: Mapping[str, NDArray]) -> Any:
+    """Return the nested record of :func:`encode`.
+
+    Raises KeyError or ValueError if some of the arrays are missing, or left over.
+    """
+    arrays = dict(arrays)
+    record = json.loads(
+        text,
+        object_hook=lambda value: (
+            arrays.pop(value[_ARRAY]) if value.keys() == {_ARRAY} else value
+        ),
+    )
+    if arrays:
+        raise ValueError(f"nothing refers to {sorted(arrays)}")
+    return record
+
+
+def _training_of(record: Mapping[str, Any]) -> TrainingState:
+    fields = _checked(record["training"], _TRAINING)
+    shape = len(fields["loss_curve"]), fields["proba"].shape[1]
+    if fields["share_curve"].shape != shape or fields["n_calm"] < 0:
+        raise ValueError("its parts do not fit together")
+    fields["share_curve"] = list(fields["share_curve"])
+    return TrainingState(**fields, model_state=record["model"])
+
+
+def _fitted_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a fit, and no others."""
+    fitted = _checked(record["fitted"], FITTED, optional=_OF_TABLES)
+    n_epochs, n_clusters = fitted["share_curve_"].shape
+    labels, names = fitted["labels_"], fitted.get("feature_names_in_", [])
+    if not (
+        len(labels) == len(fitted["probabilities_"])
+        and np.isin(labels, np.arange(n_clusters)).all()
+        and len(fitted["loss_curve_"]) == fitted["n_iter_"] == n_epochs
+        and len(names) in (0, fitted.get("n_features_in_", 0))
+    ):
+        raise ValueError("its parts do not fit together")
+    if "feature_names_in_" in fitted:
+        fitted["feature_names_in_"] = np.array(names, dtype=object)
+    return fitted
+
+
+def _checked(
+    values: Any, kinds: Mapping[str, Any], optional: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """Return named values of a file, if all are there, of their kinds, and no more."""
+    for name, value in values.items():
+        if name not in kinds or not _is_of_kind(value, kinds[name]):
+            raise ValueError(f"{name!r} is not what it should be")
+    missing = kinds.keys() - values.keys() - optional
+    if missing:
+        raise ValueError(f"there is no {sorted(missing)}")
+    return values
+
+
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    if isinstance(kind, tuple):
+        return isinstance(value, np.ndarray) and (value.dtype.kind, value.ndim) == kind
+    if isinstance(kind, list):
+        return type(value) is list and all(type(item) is kind[0] for item in value)
+    return type(value) is kind
+
+
+def _restored(
+    model: SoftmaxModel, path: str | os.PathLike, record: Mapping[str, Any]
+) -> SoftmaxModel:
+    """Return a clone of `model` in the state that a file holds."""
+    try:
+        return clone(model).set_state(record["model"])
+    except Exception as error:
+        raise ValueError(
+            f"{str(path)!r} does not fit the model, or it is damaged: {error}"
+        ) from error
+
+
+@contextmanager
+def _damage_is_an_error(path: str | os.PathLike) -> Iterator[None]:
+    """Raise ValueError for whatever a damaged or foreign file leads to."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{str(path)!r} is no file of skcce, or it is damaged: "
+            f"{error or type(error).__name__}"
+        ) from error
+
+
+def _locate(path: str | os.PathLike) -> Path:
+    """Return the file that is meant; what a link leads to, not the link."""
+    return Path(os.path.realpath(Path(path).expanduser()))
+
+
+@contextmanager
+def _part_of(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path`, of a file to put in its place, or else to delete.
+
+    Nobody else has it, or can foresee it. Open it with "x", which follows no link.
+    """
+    part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.part")
+    try:
+        yield part
+    except OSError as error:
+        # OSError makes a PermissionError, or whatever else the number stands for.
+        reason = f"cannot write the file: {error.strerror or error}"
+        raise OSError(error.errno, reason, str(path)) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _describe_run(
+    estimator: BaseEstimator, model: SoftmaxModel, data: TrainingData
+) -> dict[str, Any]:
+    """Return what has to be the same for all parts of a run."""
+    parameters = estimator.get_params(deep=False) | {"model": model}
+    run = {}
+    for name in parameters.keys() - _MAY_CHANGE:
+        run |= _described(name, parameters[name])
+    run["data"] = _fingerprint(data.X)
+    if data.weight is not None:
+        run["sample_weight"] = _fingerprint(data.weight)
+    return run
+
+
+def _described(name: str, value: Any) -> dict[str, Any]:
+    """Return a parameter, and those of an estimator that it is, as plain values."""
+    if isinstance(value, SoftmaxModel) and (text := value.fingerprint()) is not None:
+        return {name: text}
+    if isinstance(value, BaseEstimator):
+        run = {name: type(value).__name__}
+        for inner, part in value.get_params(deep=False).items():
+            run |= _described(f"{name}__{inner}", part)
+        return run
+    try:
+        return {name: plain(value)}
+    except TypeError as error:
+        raise TypeError(
+            f"{name}={value!r} cannot be compared with that of another run "
+            f"({error}), as a checkpoint needs. A model may have a fingerprint()."
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """Return a parameter as a plain value, which can be compared later."""
+    if hasattr(value, "__array__"):
+        return np.asarray(value).tolist()
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.random.RandomState):
+        return "RandomState"  # where it stands is in the file
+    raise TypeError(f"{type(value).__name__} is no plain type")
+
+
+def _check_same_run(
+    path: Path, record: Mapping[str, Any], run: Mapping[str, Any]
+) -> None:
+    if "training" not in record:
+        raise ValueError(
+            f"checkpoint={str(path)!r} is a saved model, not a run to resume."
+        )
+    with _damage_is_an_error(path):
+        theirs = record["run"]
+        different = [
+            "{}: {} there, {} here".format(
+                name, *_where_they_part(theirs.get(name), run.get(name))
+            )
+            for name in sorted({*theirs, *run})
+            if theirs.get(name) != run.get(name)
+        ]
+    if different:
+        raise ValueError(
+            f"checkpoint={str(path)!r} is that of another run "
+            f"({'; '.join(different)}). Give another path, or delete it to start anew."
+        )
+
+
+def _where_they_part(*values: Any) -> list[str]:
+    """Return the values as text; of long ones, some of it around the difference."""
+    texts = [repr(value) for value in values]
+    pairs = enumerate(zip(*texts, strict=False))
+    start = max(0, next((i for i, (a, b) in pairs if a != b), 0) - 40)
+    return [text[start : start + 80] for text in texts]
+
+
+def _fingerprint(data: Any) -> str:
+    """Return a short text that tells this data from other data."""
+    rows = np.arange(len(data))
+    if getattr(data, "nbytes", np.inf) > _MAX_BYTES:
+        rows = np.linspace(0, len(data) - 1, min(len(data), _N_PROBES)).astype(int)
+    first = _hash(data, rows)
+    # A data set that augments at random has no contents to compare.
+    is_fixed = _hash(data, rows[:_N_PROBES]) == _hash(data, rows[:_N_PROBES])
+    return f"{tuple(data.shape)} {first if is_fixed else 'random'}"
+
+
+def _hash(data: Any, rows: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for block in gen_batches(len(rows), _N_PROBES):
+        batch = data[rows[block]]
+        batch = batch.cpu() if hasattr(batch, "cpu") else batch
+        digest.update(np.ascontiguousarray(batch))
+    return digest.hexdigest()[:16]

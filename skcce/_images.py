@@ -170,7 +170,8 @@ def channel_axis(
         return axes[0]
     wanted = "1, 3 or 4" if channels == 3 else channels
     raise ValueError(
-        f"Images of shape {sides} must have {wanted} channels, first or last."
+        f"Images of shape {sides} must have as many channels as the network takes, "
+        f"{wanted}, first or last."
     )
 
 

@@ -500,9 +500,17 @@ def test_no_sequence_of_images(X, error, text):
         ([[1, 2], [3, 4]], TypeError, "list"),
         (np.zeros(5, np.uint8), ValueError, r"2 or 3 dimensions, got shape \(5,\)"),
         (np.zeros((2, 2, 2, 2)), ValueError, "2 or 3 dimensions"),
-        (np.zeros((7, 9, 5), np.uint8), ValueError, "1, 3 or 4 channels"),
-        (np.zeros((2, 7, 9), np.uint8), ValueError, "1, 3 or 4 channels"),
-        (torch.zeros(5, 7, 9), ValueError, "1, 3 or 4 channels"),
+        (
+            np.zeros((7, 9, 5), np.uint8),
+            ValueError,
+            "takes, 1, 3 or 4, first",
+        ),
+        (
+            np.zeros((2, 7, 9), np.uint8),
+            ValueError,
+            "takes, 1, 3 or 4, first",
+        ),
+        (torch.zeros(5, 7, 9), ValueError, "takes, 1, 3 or 4, first"),
         (np.zeros((0, 9), np.uint8), ValueError, "no pixels"),
         (np.zeros((3, 0, 9), np.uint8), ValueError, "no pixels"),
         (np.zeros((7, 9), np.int64), ValueError, r"int64.*astype\(np.uint8\)"),
@@ -614,10 +622,10 @@ def test_axis_of_the_channels(sides, channels, prefer_last, axis):
 @pytest.mark.parametrize(
     ("sides", "channels", "text"),
     [
-        ((7, 9), 4, "4 channels"),
-        ((7, 9, 1), 4, "4 channels, first or last"),
-        ((7, 9, 5), 3, "1, 3 or 4 channels, first or last"),
-        ((7, 9, 3), 1, "1 channels"),
+        ((7, 9), 4, "takes, 4, first or last"),
+        ((7, 9, 1), 4, "takes, 4, first"),
+        ((7, 9, 5), 3, "takes, 1, 3 or 4, first or last"),
+        ((7, 9, 3), 1, "takes, 1, first"),
         ((7, 0), 1, "no pixels"),
     ],
 )

@@ -165,6 +165,7 @@ def test_interrupted_before_the_first_epoch_was_over(images, whole, path):
     assert_same_fit(make(checkpoint=path).fit(images), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -305,6 +306,7 @@ torch.save = half
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
 @pytest.mark.parametrize(
     ("at_step", "patch"), [(2 * N_STEPS + 2, ""), (-1, KILL_WHILE_WRITING)]

@@ -225,6 +225,7 @@ def expected(two):
 # --- The features are torchvision's -----------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(TRANSFORMS))
 def test_features_are_those_of_torchvision(tmp_path, name):
     pretrained = name in PRETRAINED
@@ -300,6 +301,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_kinds_of_inputs_give_the_same_features(tmp_path, two, expected, kind):
     X = KINDS[kind](two, tmp_path)
@@ -318,6 +320,7 @@ FLOATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FLOATS)
 def test_floats_are_prepared_as_tensors(two, expected, kind):
     X = two / np.float32(255)
@@ -338,6 +341,7 @@ GREYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GREYS)
 def test_grey_is_repeated(two, kind):
     grey = two[..., :1]
@@ -748,6 +752,7 @@ def head_of_seven(state):
     return state | {"fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [dict, nested, head_of_seven, lambda state: {"model": head_of_seven(state)}],
@@ -923,6 +928,7 @@ def test_the_scores_of_the_classes(two):
     assert_close(actual, network(batch).detach().numpy())
 
 
+@pytest.mark.slow
 def test_tokens_are_averaged(two):
     network = network_of("vit_b_16")
     layer = "encoder.layers.encoder_layer_0"
@@ -961,6 +967,7 @@ def test_layers_that_do_not_exist(images):
     assert set(suggested) <= set(names)
 
 
+@pytest.mark.slow
 def test_all_classification_networks_can_be_cut():
     """Those with a head of an own kind, one of each."""
     widths = {
@@ -1424,6 +1431,7 @@ def test_no_thread_is_left(images):
 # --- Packages ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_error_says_what_to_install():
     code = "import sys, skcce; sys.modules['torch'] = None; import skcce.features"
     command = [sys.executable, "-c", code]

@@ -106,6 +106,7 @@ def test_a_figure_is_made_only_without_ax(draw):
     figure.canvas.draw()
 
 
+@pytest.mark.slow
 @every_display
 @pytest.mark.parametrize("n_clusters", [3, 150])
 def test_drawn_into_a_subfigure(draw, n_clusters):
@@ -447,6 +448,7 @@ def test_missing_classes_are_refused(y):
             draw()
 
 
+@pytest.mark.slow
 def test_150_clusters_are_one_image():
     """As many artists as tiles would take minutes to draw."""
     proba, y = synthetic(150, 6000)

@@ -1,25 +1,28 @@
-# For a fresh machine with Python >= 3.11: `make demo`, `make test` and `make docs`. Each
-# fills the environment .venv the first time and when pyproject.toml changes; all but
-# `make demo` need PyTorch, several GB.
+# For a fresh machine with Python >= 3.11: `make demo`, `make quick` (after each edit),
+# `make test` (everything) and `make docs`. Each fills the environment .venv the first
+# time and when pyproject.toml changes; all but `make demo` need PyTorch, several GB.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 # Small matrices: threads of BLAS and OpenMP cost more than they give.
-test: export OMP_NUM_THREADS = 1
-test: export OPENBLAS_NUM_THREADS = 1
-docs: export OMP_NUM_THREADS = 1
-docs: export OPENBLAS_NUM_THREADS = 1
+quick test docs: export OMP_NUM_THREADS = 1
+quick test docs: export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: demo test format docs clean
+.PHONY: demo quick test lint format docs clean
 
 demo: .venv/for-demo
 	$(BIN)/python examples/demo.py --output demo.png
 
-test: .venv/for-test
+quick: lint
+	$(BIN)/python -m pytest --quiet -m "not slow"
+
+test: lint
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: .venv/for-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --cov --cov-report=term
 
 format: .venv/for-test
 	$(BIN)/ruff check --fix .

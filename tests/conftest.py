@@ -1,4 +1,7 @@
+import faulthandler
 import os
+import signal
+import subprocess
 import tempfile
 import urllib.error
 from pathlib import Path
@@ -10,6 +13,8 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 # No window, wherever the tests run.
 os.environ["MPLBACKEND"] = "Agg"
+# A child process that is aborted prints the stacks of its threads.
+os.environ.setdefault("PYTHONFAULTHANDLER", "1")
 
 import numpy as np
 import pytest
@@ -19,6 +24,49 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
 from skcce import CollisionClusterer
+
+# --- Tests that hang --------------------------------------------------------
+
+
+def timeout(config):
+    return float(config.getini("faulthandler_timeout"))
+
+
+def fail_with_all_stacks(*_):
+    """Print what all threads do, and end the child processes, which do the same."""
+    faulthandler.dump_traceback(file=2)
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            command = Path(f"/proc/{child}/cmdline").read_bytes()
+            # Later tests need the trackers of shared memory.
+            if command and b"resource_tracker" not in command:
+                os.kill(int(child), signal.SIGABRT)
+                # Who waits for the child may fail now, and tell what it printed.
+                signal.setitimer(signal.ITIMER_REAL, 1)
+    if not signal.getitimer(signal.ITIMER_REAL)[0]:
+        pytest.fail("The test hangs; its stderr has the stacks of all threads.")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Interrupt a test that hangs; if that does not help, faulthandler ends pytest."""
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, fail_with_all_stacks)
+        signal.setitimer(signal.ITIMER_REAL, timeout(item.config) / 2)
+    try:
+        return (yield)
+    except subprocess.CalledProcessError as error:
+        error.add_note(f"{error.stderr}")
+        raise
+    finally:
+        if hasattr(signal, "SIGALRM"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def pytest_unconfigure(config):
+    """Let an interpreter that hangs at its exit fail as well."""
+    faulthandler.dump_traceback_later(timeout(config), exit=True)
+
 
 # Which solver of the pseudo-labels takes which divergence.
 SOLVERS = [

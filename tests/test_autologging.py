@@ -60,6 +60,7 @@ def rows():
     return rows
 
 
+@pytest.mark.slow
 def test_no_inner_fit_is_recorded(fits, rows):
     seen, recorded = fits
     clusterer = CollisionClusterer(2, random_state=0).fit(rows)

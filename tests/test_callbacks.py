@@ -302,6 +302,7 @@ print(clusterer.coef_.tobytes().hex())
 """
 
 
+@pytest.mark.slow
 @needs_callbacks
 def test_older_scikit_learn():
     process = subprocess.run(

@@ -209,6 +209,7 @@ def test_paper_to_the_letter_without_neighbors(blobs):
     )
 
 
+@pytest.mark.slow
 def test_divergences_find_the_same_clusters(digits):
     X, _ = digits
     reverse = fit(X, n_clusters=10, n_init=2)
@@ -314,6 +315,7 @@ def test_data_frame_in_data_frame_out(blobs):
         clusterer.predict(X[list("edcba")])
 
 
+@pytest.mark.slow
 def test_grid_search_over_pipeline_and_model(digits):
     X, y = digits[0][:400], digits[1][:400]
     clusterer = CollisionClusterer(10, n_init=1, random_state=0)
@@ -349,6 +351,7 @@ for array in (clusterer.coef_, clusterer.probabilities_, clusterer.predict_proba
 """
 
 
+@pytest.mark.slow
 def test_same_bits_for_any_number_of_threads():
     """Of so few rows scikit-learn breaks ties by the number of threads."""
     hashes = set()

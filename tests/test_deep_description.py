@@ -321,6 +321,7 @@ def describe_all():
     return {row: [*map(describe, DIFFERENT[row]())] for row in sorted(rows)}
 
 
+@pytest.mark.slow
 def test_another_process_sees_the_same():
     folder = str(Path(__file__).parent)
     script = (

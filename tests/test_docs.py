@@ -81,6 +81,7 @@ def pieces(text):
     yield text[end:], ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_code_of_a_page_runs(page, reader):
     runner, names, n_blocks = doctest.DocTestRunner(), reader, 0

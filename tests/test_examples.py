@@ -57,6 +57,7 @@ def test_compare_on_reads_files_and_folders(tmp_path, digits, monkeypatch, capsy
         run(compare_on, monkeypatch, tmp_path / "missing.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("examples")
 def test_demo_draws_its_picture(tmp_path, monkeypatch, capsys):
     import demo
@@ -68,6 +69,7 @@ def test_demo_draws_its_picture(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "demo.png").stat().st_size > 50_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted(EXAMPLES.glob("plot_*.py")), ids=lambda p: p.stem
 )
@@ -80,6 +82,7 @@ def test_page_of_the_gallery_is_short_and_draws(path, monkeypatch, capsys):
     plt.close("all")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("examples")
 def test_features_speed_prints_ratios(monkeypatch, capsys):
     import features_speed
@@ -93,6 +96,7 @@ def test_features_speed_prints_ratios(monkeypatch, capsys):
     assert "ratio" in printed.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("examples")
 def test_choosing_without_labels_prints_how_often(monkeypatch, capsys):
     import choose_without_labels
@@ -106,6 +110,7 @@ def test_choosing_without_labels_prints_how_often(monkeypatch, capsys):
         assert printed.count(f"\n{criterion} ") == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("examples")
 def test_studies_run_on_a_file(tmp_path, digits, monkeypatch, capsys):
     import choose_start
@@ -128,6 +133,7 @@ def test_studies_run_on_a_file(tmp_path, digits, monkeypatch, capsys):
         run(long_tail, monkeypatch, path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("paper")
 def test_table_1_has_the_papers_layout(tmp_path, monkeypatch, capsys):
     import table1
@@ -176,6 +182,7 @@ def test_hard_problems_have_no_silent_miss(monkeypatch, capsys):
     assert hard_problems.recompute(proba, wrong, price, lam, prior, False)[1] > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("paper")
 def test_scaling_fits_a_slope(monkeypatch, capsys):
     import scaling
@@ -232,6 +239,7 @@ def test_table3_puts_the_paper_beside_ours(image_folder, monkeypatch, capsys):
     assert f"skcce       {mean:6.2f}" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("paper")
 def test_table4_goes_on_from_pretext_weights(image_folder, capsys):
     import simclr

@@ -7,6 +7,7 @@ import pytest
 N_SEEDS = {"solver": 300, "checkpoint": 250, "cache": 80, "images": 60}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", fuzz.ROOMS)
 def test_cases_of_fuzz(room):
     for seed in range(N_SEEDS[room]):

@@ -34,6 +34,7 @@ def test_import_is_light():
     assert "matplotlib" in imported_by("import skcce, matplotlib")
 
 
+@pytest.mark.slow
 def test_a_linear_fit_needs_no_torch():
     statement = (
         "import numpy as np, skcce; X = np.random.default_rng(0).normal(size=(60, 2)); "
@@ -42,6 +43,7 @@ def test_a_linear_fit_needs_no_torch():
     assert not imported_by(statement) & {"torch", "torchvision", "matplotlib"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["skcce.deep", "skcce.features"])
 def test_modules_with_networks_say_what_to_install(module):
     code = f"import sys, skcce; sys.modules['torch'] = None; import {module}"
@@ -82,6 +84,7 @@ def test_documented_defaults_are_the_defaults(thing):
             assert eval(default[1]) == parameter.default
 
 
+@pytest.mark.slow
 def test_wheel_runs_outside_the_checkout(tmp_path):
     def run(*command, **kwargs):
         command = [sys.executable, *command]

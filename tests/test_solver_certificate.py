@@ -283,6 +283,7 @@ def test_optimality_conditions_of_the_exact_solution(divergence, lam, prior, sig
     assert regret.max() < 1e-4
 
 
+@pytest.mark.slow
 @all_solvers
 @deterministic(40)
 @given(problem=problems(lam=(1e-3, 1e3)), seed=st.integers(0, 99))
@@ -328,6 +329,7 @@ def hard_problem(seed):
     )
 
 
+@pytest.mark.slow
 @all_solvers
 @pytest.mark.parametrize("start", range(0, 300, 50))
 def test_reported_gap_is_that_of_an_independent_computation(solver, divergence, start):
@@ -628,6 +630,7 @@ def test_huge_lam_gives_the_prior(divergence, lam):
     assert_allclose(usage, problem.shares, rtol=0, atol=np.sqrt(2 * 7 / lam))
 
 
+@pytest.mark.slow
 @both_divergences
 @pytest.mark.parametrize("lam", [1e7, 1e11, 1e15])
 @pytest.mark.parametrize("sigma", SIGMAS)
@@ -662,6 +665,7 @@ def test_solvers_meet_at_the_optimum(solver, divergence):
         assert -1e-10 <= result.loss - best.loss <= 1e-7 * max(1, result.loss)
 
 
+@pytest.mark.slow
 @both_divergences
 @pytest.mark.parametrize("shape", [(100, 300), (300, 100)])
 def test_many_clusters(divergence, shape):

@@ -74,6 +74,7 @@ assert torch.get_num_threads() == 2
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [OVERLAPPING, FITS])
 def test_fits_in_threads_at_a_time(script):
     process = subprocess.run(
@@ -116,6 +117,7 @@ def count_in_a_worker(n_jobs):
         return count_threads(n_jobs)
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_pool_has_threads():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(count_in_a_worker, [3, 1]) == [3, 1]

@@ -63,7 +63,7 @@ SETTINGS = {
         "model__lr": 1e-4,
         "model__schedule": "constant",
         "model__weight_decay": 0.01,
-        "model__augment_weight": 1.0,
+        "view_weight": 1.0,
     },
     "skcce": {},
 }

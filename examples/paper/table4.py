@@ -129,7 +129,7 @@ def main(arguments=None):
     add("--runs", type=int, default=6, help="seeds 0, 1, ...")
     add("--epochs", type=int, default=50)
     add("--device", default="auto")
-    add("--subset", type=int, help="train on so many images")
+    add("--subset", type=int, help="train on this many images")
     add("--lr", type=float, default=1e-5, help="of the network")
     add("--head-lr", type=float, default=5e-2)
     add("--lam", type=float, default=100)

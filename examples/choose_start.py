@@ -1,4 +1,4 @@
-"""Can the loss tell which start is good? It has to: labels are not there to choose by.
+"""Can the loss tell which start is good? It has to: there are no labels to choose by.
 
     python examples/choose_start.py            (the digits of scikit-learn)
     python examples/choose_start.py data.npz
@@ -16,10 +16,10 @@ from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 from tqdm.auto import tqdm
 
-from skcce import CollisionClusterer, LinearSoftmax
+from skcce import CollisionClusterer
 
 TRIAL_EPOCHS = 4  # as CollisionClusterer tries its starts
-BEST_OF = LinearSoftmax.defaults["n_init"]
+BEST_OF = CollisionClusterer.auto["n_init"][0]
 
 
 def main():

@@ -5,7 +5,7 @@
 
 Takes random subsets of the rows; on each, fits all candidates, lets every criterion
 choose one, and compares the ARI of its choice with that of the best candidate. Labels
-are used for nothing else, but for "100 labels": the ARI of so many random rows alone.
+are used for nothing else, except in "100 labels": the ARI of 100 random rows alone.
 "long tail" thins the classes out, the largest is 20 times the smallest.
 """
 

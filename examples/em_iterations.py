@@ -7,23 +7,13 @@ Few leave the labels soft, many come near the optimum, which is nearly one-hot.
 """
 
 import argparse
-from typing import ClassVar
 
 import numpy as np
 from compare_on import SCORES, parse_and_load
 from sklearn.preprocessing import normalize
 from tqdm.auto import tqdm
 
-from skcce import CollisionClusterer, LinearSoftmax
-
-
-def with_em_iter(em_iter):
-    """Return a linear model with another number of EM iterations."""
-
-    class Model(LinearSoftmax):
-        defaults: ClassVar = {**LinearSoftmax.defaults, "em_iter": em_iter}
-
-    return Model()
+from skcce.methods import Collision, SoftmaxClusterer
 
 
 def main():
@@ -38,8 +28,8 @@ def main():
     for em_iter in tqdm(args.iterations, leave=False):
         scores = []
         for seed in range(args.seeds):
-            clusterer = CollisionClusterer(
-                n_clusters, model=with_em_iter(em_iter), random_state=seed
+            clusterer = SoftmaxClusterer(
+                n_clusters, objective=Collision(em_iter=em_iter), random_state=seed
             )
             labels = clusterer.fit_predict(X)
             scores.append([100 * score(y, labels) for score in SCORES.values()])

@@ -35,9 +35,9 @@ for number, photo in enumerate(load_sample_images().images):
             patch.save(Path(folder.name, f"{number}-{top:03}-{left:03}.jpg"))
 
 # %%
-# The pipeline takes paths. For images of your own, leave ``weights`` at its default,
-# the pretrained ones, and ``layer``, too: ``ImageFeatures("resnet18")``. An early layer
-# is what suits random weights.
+# The pipeline takes paths. For images of your own, leave ``weights`` (the pretrained
+# ones) and ``layer`` at their defaults: ``ImageFeatures("resnet18")``. With random
+# weights, an early layer is best.
 
 paths = sorted(Path(folder.name).glob("*.jpg"))
 pipe = make_pipeline(

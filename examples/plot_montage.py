@@ -6,7 +6,7 @@ Where the mistakes are
 mistakes are among the least confident ones: on the digits, 78 percent of them are in
 the less confident half of the images.
 
-Confidence is no guarantee: 5 percent of the more confident half are wrong, too.
+Confidence is no guarantee: 5 percent of the more confident half are also wrong.
 """  # noqa: D205, D400
 
 # %%

@@ -5,12 +5,12 @@ Pseudo-labels
 A model is trained with pseudo-labels, which follow from its own predictions: with a
 small ``lam`` each goes to a corner, which means one cluster, mostly the nearest; with a
 large ``lam`` some go farther, or between two, so that the clusters become equally
-large. On iris, early in a training, the least cluster has 22 percent of the
+large. On iris, early in a fit, the smallest cluster has 22 percent of the
 predictions; its share of the pseudo-labels is 15 percent with ``lam=0.1``, and 32
 percent with ``lam=10``.
 
-It need not be right: with ``lam=10``, too, some flowers of one species go to the corner
-of another.
+The labels need not be right: even with ``lam=10`` some flowers of one species go to the
+corner of another.
 """  # noqa: D205, D400
 
 # %%

@@ -60,8 +60,8 @@ class SoftmaxClusterer(
 ):
     r"""Clustering by a softmax model that is trained with any objective.
 
-    Minimizes over the weights of `model` the mean of `objective` over batches, by
-    stochastic gradient steps.
+    Minimizes the mean of `objective` over batches, by stochastic gradient steps on the
+    weights of `model`.
 
     Parameters
     ----------
@@ -165,8 +165,8 @@ converged_, n_features_in_, feature_names_in_
         ----------
         X : array-like of shape (n_samples, n_features), or images
             Training data. float32 and float64 are used as they are, other types are
-            converted to float64. A network takes images, too: arrays (n, H, W),
-            (n, H, W, C) or (n, C, H, W), lists, or torch data sets.
+            converted to float64. A network also takes images: arrays (n, H, W),
+            (n, H, W, C) or (n, C, H, W), lists of them or of paths, or torch data sets.
         y : array-like, default=None
             Not used by the fit; handed to scikit-learn's callbacks, which may compare
             it with the clusters of every epoch.
@@ -195,8 +195,8 @@ converged_, n_features_in_, feature_names_in_
             If samples were still changing cluster, or fewer clusters are used than
             asked for; and as soon as less than half of them are used in 3 epochs.
         UserWarning
-            If the training was interrupted from the keyboard; the estimator is then
-            fitted with what it had.
+            If the fit was interrupted from the keyboard; the estimator then keeps the
+            weights that it had.
         """
         self._validate_params()
         model, data = self._open(X, sample_weight)
@@ -259,8 +259,8 @@ converged_, n_features_in_, feature_names_in_
         Parameters
         ----------
         path : str or path-like
-            File of an estimator with the same `model` and `n_clusters`. That of an
-            unfinished training lacks ``labels_``, ``probabilities_`` and ``loss_``.
+            File of an estimator with the same `model` and `n_clusters`. The checkpoint
+            of an unfinished fit lacks ``labels_``, ``probabilities_`` and ``loss_``.
 
         Returns
         -------
@@ -336,7 +336,7 @@ converged_, n_features_in_, feature_names_in_
         Returns
         -------
         ndarray of shape (n_samples, n_clusters)
-            Logits, one column per cluster (for two clusters, too).
+            Logits, one column per cluster, even for two clusters.
         """
         check_is_fitted(self, "model_")
         X = self._validate_input(X, self.model_, reset=False)

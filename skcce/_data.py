@@ -1,4 +1,4 @@
-"""The training data: samples, and what is known of them."""
+"""The training data: samples, and what is known about them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +39,7 @@ class TrainingData:
         return self.X.shape[0]
 
     def batch(self, rows: NDArray) -> Batch:
-        """Return what is known of some samples."""
+        """Return what is known about some samples."""
         return Batch(
             rows,
             None if self.weight is None else self.weight[rows],

@@ -37,8 +37,8 @@ def image_sequence(X: Any) -> Sequence:
     if isinstance(X, dict) or is_stream or not is_container:
         raise TypeError(
             "X must hold images: a list of paths or of PIL images, an array, or a data "
-            f"set with __len__ and __getitem__, got {type(X).__name__}. Of a generator "
-            "make a list; of a DataLoader, pass the dataset."
+            f"set with __len__ and __getitem__, got {type(X).__name__}. Turn a "
+            "generator into a list; for a DataLoader, pass its dataset."
         )
     if hasattr(X, "to_numpy"):  # a Series, or a table of which only one column counts
         X = X.to_numpy()

@@ -135,7 +135,7 @@ class LinearSoftmax(SoftmaxModel):
             Maps logits (n_samples, n_clusters) to a value and its gradient with respect
             to them.
         progress : float
-            Part of the training that is done, in [0, 1).
+            Fraction of the fit that is done, in [0, 1).
 
         Returns
         -------

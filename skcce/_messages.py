@@ -1,4 +1,4 @@
-"""What a user is told of a training that does not go well."""
+"""What a user is told when a fit does not go well."""
 
 import warnings
 
@@ -9,8 +9,8 @@ from sklearn.exceptions import ConvergenceWarning
 from skcce._callbacks import N_WRAPPERS
 from skcce._training import TrainingState
 
-# With fewer clusters in use than half of those wanted, for this many epochs in a row, a
-# training hardly recovers.
+# With fewer than half of the wanted clusters in use for this many consecutive epochs, a
+# fit hardly ever recovers.
 _COLLAPSE_EPOCHS = 3
 _CALLER_OF_FIT = 3 + N_WRAPPERS  # for a function that fit calls
 
@@ -41,8 +41,8 @@ def warn_of_collapse(state: TrainingState, n_wanted: int) -> None:
     ):
         warnings.warn(
             f"Only {n_used[-1]} of {n_wanted} clusters are used after "
-            f"{state.n_iter} epochs: the training has collapsed, and an empty "
-            "cluster hardly comes back. Stop it, and try a larger lam, a smaller "
+            f"{state.n_iter} epochs: the fit has collapsed, and an empty cluster "
+            "hardly ever comes back. Stop it, and try a larger lam, a smaller "
             "learning rate, or a larger batch_size.",
             ConvergenceWarning,
             stacklevel=2,
@@ -52,11 +52,11 @@ def warn_of_collapse(state: TrainingState, n_wanted: int) -> None:
 def warn_if_unfinished(
     state: TrainingState, tol: float, labels: NDArray, n_wanted: int
 ) -> None:
-    """Warn the caller of fit of a training that has not reached its goal."""
+    """Warn the caller of fit if it has not reached its goal."""
     if state.interrupted:
         warnings.warn(
             f"Training was interrupted after {state.n_iter} epochs; the estimator "
-            "is fitted with the weights that it had.",
+            "keeps the weights that it had.",
             UserWarning,
             stacklevel=_CALLER_OF_FIT,
         )

@@ -20,16 +20,16 @@ class SoftmaxModel(BaseEstimator):
     clusters, pseudo-labels or losses. It is a scikit-learn ``BaseEstimator``:
     ``__init__`` stores its parameters, which can be set and searched as ``model__…``.
     The estimator clones it once per start, calls `initialize`, then `train_step` for
-    every batch, and `decision_function` in between and afterwards. A class of your own
-    derives from this one, and defines these three.
+    every batch, and `decision_function` in between and afterwards. A model of your own
+    derives from this class, and defines these three.
 
     Attributes
     ----------
     learns_features : bool
-        Whether it learns what the samples look like to it, as a network does, instead
-        of taking their rows as features. The estimator's "auto" depends on it.
+        Whether it learns its features, as a network does, instead of taking the rows
+        as features. The estimator's "auto" depends on it.
     makes_views : bool
-        Whether `train_step` looks at augmented views of each sample, too.
+        Whether `train_step` makes augmented views of each sample.
     """
 
     learns_features: ClassVar[bool] = False
@@ -105,7 +105,7 @@ class SoftmaxModel(BaseEstimator):
             model that looks at each sample in several ways passes logits of shape
             (n_views, n, n_clusters), those of the samples themselves first.
         progress : float
-            Part of the training that is done, from 0 up to but not including 1, for a
+            Fraction of the fit that is done, from 0 up to but not including 1, for a
             learning-rate schedule.
 
         Returns
@@ -137,10 +137,9 @@ class SoftmaxModel(BaseEstimator):
         -------
         dict
             Plain numbers, strings, lists, dicts and NumPy arrays: what a checkpoint
-            and a saved model hold, and what a training goes back to when its loss
-            becomes NaN. Unless a class says otherwise, all attributes but the
-            parameters. The entry "optimizer", if there is one, is left out of a saved
-            model.
+            and a saved model hold, and what a fit returns to when its loss becomes NaN.
+            By default, all attributes except the parameters. The entry "optimizer", if
+            any, is left out of a saved model.
         """
         parameters = self.get_params(deep=False)
         return copy.deepcopy(
@@ -153,7 +152,7 @@ class SoftmaxModel(BaseEstimator):
         Parameters
         ----------
         state : mapping
-            What `get_state` returned, maybe in another process.
+            What `get_state` returned, possibly in another process.
 
         Returns
         -------
@@ -163,18 +162,18 @@ class SoftmaxModel(BaseEstimator):
         Raises
         ------
         ValueError
-            If the state is that of another model.
+            If the state belongs to another model.
         """
         vars(self).update(copy.deepcopy(dict(state)))
         return self
 
     def fingerprint(self) -> str | None:
-        """Return what tells this model from others, for a checkpoint.
+        """Return what distinguishes this model from others, for a checkpoint.
 
         Returns
         -------
         str or None
-            A text that changes with everything the training depends on. None if the
-            parameters are all there is to know.
+            A text that changes with everything that a fit depends on. None if the
+            parameters say it all.
         """
         return None

@@ -17,8 +17,8 @@ from skcce._threads import count_openmp_threads, openmp_threads
 _N_COMPONENTS = 128
 _PCA_ROWS = 4096  # a sample of the rows is enough to find the components
 
-# Averages are taken along so many steps of a random walk that stays where it is with
-# this probability.
+# Averages are taken along this many steps of a random walk; each step stays where it is
+# with this probability.
 _N_STEPS = 4
 _LAZINESS = 0.1
 
@@ -87,7 +87,7 @@ def neighbor_graph(
     Two samples are connected if either is among the `n_neighbors` nearest of the
     other, twice if both are. A step prefers neighbors of few connections: without that,
     the hubs of high-dimensional data, which are near to everything, blend all clusters.
-    It goes to a sample of `weight` 0 never, and to one of 2 twice as often. Shape
+    It never goes to a sample of `weight` 0, and twice as often to one of 2. Shape
     (n_samples, n_samples), rows sum to 1, dtype of `rows`.
     """
     n_samples = len(rows)

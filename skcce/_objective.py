@@ -13,7 +13,7 @@ __all__ = ["Batch", "Objective"]
 
 
 class Batch(NamedTuple):
-    """The samples of a batch, and what is known of them.
+    """The samples of a batch, and what is known about them.
 
     Attributes
     ----------
@@ -31,18 +31,18 @@ class Batch(NamedTuple):
 
 
 class Objective(BaseEstimator):
-    """What the training minimizes: a function of the logits of a batch.
+    """What a fit minimizes: a function of the logits of a batch.
 
     An objective knows neither the model nor its input. The training loop calls
     `begin_epoch` before each pass over the data, and `__call__` for every batch. In
     between the objective is pure: the same logits give the same value, so that a model
-    may ask several times, for a line search say. All that an objective keeps must
-    follow from what `begin_epoch` is told; then a fit that is resumed from a checkpoint
-    ends as if it had never been interrupted.
+    may call it several times, in a line search for example. All that an objective keeps
+    must follow from the arguments of `begin_epoch`; then a fit that is resumed from a
+    checkpoint ends as if it had never been interrupted.
 
     An objective is a scikit-learn ``BaseEstimator``: ``__init__`` stores its
     parameters, which can be set and searched as ``objective__…``. What
-    ``_parameter_constraints`` says of them is checked when a fit begins.
+    ``_parameter_constraints`` says about them is checked when a fit begins.
 
     Attributes
     ----------
@@ -75,8 +75,7 @@ class Objective(BaseEstimator):
             One step of the random walk to neighbors, rows sum to 1;
             ``skcce._neighbors.smooth`` averages along it. None without neighbors.
         progress : float
-            Part of the training that is done, from 0 in its first epoch to 1 in its
-            last one.
+            Fraction of the fit that is done: 0 in its first epoch, 1 in its last one.
         """
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
@@ -85,8 +84,8 @@ class Objective(BaseEstimator):
         Parameters
         ----------
         logits : ndarray of shape (n_views, n, n_clusters)
-            ``logits[0]`` are those of the samples; the others, if any, those of views
-            of them: augmented copies, or neighbors.
+            ``logits[0]`` belong to the samples; the others, if any, to views of them,
+            which are augmented copies or neighbors.
         batch : Batch
             The samples.
 
@@ -94,7 +93,7 @@ class Objective(BaseEstimator):
         -------
         value : float
             A mean over the samples, so that it does not grow with the batch. The
-            objective decides what the weights of samples and views are.
+            objective decides how samples and views are weighted.
         gradient : ndarray of shape (n_views, n, n_clusters)
             Exactly the gradient of `value`, in the dtype of the logits. The model
             back-propagates it as it is.
@@ -105,8 +104,8 @@ class Objective(BaseEstimator):
 def view_weights(logits: NDArray, batch: Batch, view_weight: float) -> NDArray:
     """Return the weight of every view of every sample, shape (n_views, n).
 
-    Those of the samples themselves have mean 1 / n; the other views of a sample share
-    `view_weight` times as much among them. The dtype is that of the logits.
+    The samples themselves have weights of mean 1 / n; the other views of a sample share
+    `view_weight` times its weight equally. The dtype is that of the logits.
     """
     n_views, n = logits.shape[:2]
     weights = np.full((n_views, n), 1 / n, dtype=logits.dtype)

@@ -18,7 +18,7 @@ from skcce._threads import openmp_threads
 from skcce._training import TrainingState, begin, evaluate, train, trial
 
 # With several starts, each is trained for this many epochs, or fewer if they make this
-# many steps, before the best one goes on: by then its loss tells about as much of its
+# many steps, before the best one goes on: by then its loss says about as much about its
 # clusters as at the end.
 _TRIAL_EPOCHS = 4
 _TRIAL_STEPS = 160
@@ -57,7 +57,7 @@ def _kmeans_labels(
     weight = None if data.weight is None else data.weight[sample]
     kmeans = KMeans(n_clusters, n_init=1, random_state=random_state)
     with openmp_threads(1), inner_fits(), warnings.catch_warnings():
-        # Of too few distinct rows the fit itself warns at its end.
+        # The fit itself warns at its end if there are too few distinct rows.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return kmeans.fit(rows[sample], sample_weight=weight).predict(rows)
 
@@ -71,7 +71,7 @@ def best_start(
     random_state: np.random.RandomState,
     verbose: int,
 ) -> tuple[SoftmaxModel, TrainingState]:
-    """Return the model of the most promising start, and its training to come.
+    """Return the model of the most promising start, and where its training stands.
 
     starts : labels (n_samples,), or None for random weights.
     """

@@ -30,7 +30,7 @@ def single_blas_thread() -> Iterator[None]:
             if not _inside:
                 _start_keeper()
             _inside.add(token)
-        # Of MKL, and of OpenBLAS with OpenMP, it belongs to the calling thread.
+        # In MKL, and in OpenBLAS with OpenMP, it belongs to the calling thread.
         with _libraries().limit(limits=1, user_api="blas"):
             yield
     finally:  # also if Ctrl-C came before there was a token

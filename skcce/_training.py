@@ -14,7 +14,7 @@ from skcce._neighbors import draw_neighbors
 from skcce._objective import Objective
 from skcce._progress import progress_bar, show_epoch
 
-# The training ends when in this many epochs in a row few samples changed cluster.
+# Stop after this many consecutive epochs with few label changes.
 _PATIENCE = 3
 _N_LOOKED_AT = 32  # samples whose logits tell whether a model is still finite
 
@@ -24,9 +24,9 @@ class Plan(NamedTuple):
 
     batch_size : samples per step, at most.
     max_iter : epochs, at most.
-    tol : share of samples; the training ends when fewer change cluster.
-    step_progress : maps the number of epochs done, with a fraction, to the part of the
-        training that is done, as the model's learning rate sees it.
+    tol : share of samples; training stops when fewer change cluster.
+    step_progress : maps the number of epochs done, a fraction included, to the progress
+        that the model's learning rate sees.
     epoch_progress : the same for whole epochs, as the objective sees it.
     """
 
@@ -49,14 +49,14 @@ def epochs(batch_size: int, max_iter: int, tol: float) -> Plan:
 
 
 def trial(batch_size: int, max_iter: int, tol: float) -> Plan:
-    """Plan a short training, to its end, of what is the beginning of a longer one."""
+    """Plan a short run: a whole schedule for the model, a start for the objective."""
     whole = epochs(batch_size, max_iter, tol)
     return whole._replace(epoch_progress=lambda done: 0.0)
 
 
 @dataclass
 class TrainingState:
-    """Where a training stands; :func:`train` goes on from there.
+    """Where training stands; :func:`train` goes on from there.
 
     proba : latest prediction for each sample, (n_samples, n_clusters).
     loss_curve : value of the objective in every epoch, as its batches were visited.
@@ -88,7 +88,7 @@ class TrainingState:
 
 
 def begin(logits: NDArray, random_state: np.random.RandomState) -> TrainingState:
-    """Return where the training of a model with these logits begins."""
+    """Return where training begins for a model with these logits."""
     return TrainingState(softmax(logits, axis=1), random_state)
 
 
@@ -106,8 +106,8 @@ def train(
 ) -> None:
     """Train `model` and `state` in place, until the plan is fulfilled.
 
-    A true result of `end_epoch` ends the training; so does Ctrl-C, and a loss that is
-    not finite, after which the model is what it was at the end of the last epoch.
+    A true result of `end_epoch` stops it; so does Ctrl-C, and a loss that is not
+    finite, after which the model is what it was at the end of the last epoch.
     """
     with progress_bar(
         verbose,
@@ -125,7 +125,7 @@ def train(
                 after = state.proba.argmax(axis=1)
                 changed = data.mean(before != after)
                 shares = data.count(after, state.proba.shape[1]) / data.n_samples
-                # The last step has not been seen to be good.
+                # Nothing has looked at the result of the last step yet.
                 _finite_logits(model, data.X[:_N_LOOKED_AT])
                 state.model_state = model.get_state()
                 state.loss_curve.append(loss)

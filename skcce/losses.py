@@ -207,7 +207,7 @@ def collision_loss_and_gradient(
     """Compute :func:`collision_cross_entropy_with_logits` without any checks.
 
     The logits may have leading dimensions more than the labels. `normalized` is the
-    result of :func:`log_normalize`, if it is there already.
+    result of :func:`log_normalize`, if it is already known.
     """
     log_total, proba = log_normalize(logits) if normalized is None else normalized
     posterior = proba * pseudo_labels
@@ -224,7 +224,7 @@ def collision_loss_and_gradient(
 
 
 def through_softmax(proba: NDArray, slope: NDArray, weights: NDArray) -> NDArray:
-    """Turn derivatives by probabilities into derivatives by logits.
+    """Turn derivatives with respect to probabilities into ones w.r.t. the logits.
 
     proba, slope : (n_views, n, n_clusters)
     weights : (n_views, n), by which the derivatives of each sample are multiplied
@@ -258,7 +258,7 @@ def check_simplex_rows(array: ArrayLike, name: str) -> NDArray:
 
 
 def _check_matrix(array: ArrayLike, name: str) -> NDArray:
-    # Of the shape by hand, because scikit-learn's message does not name the array.
+    # The shape is checked by hand, as scikit-learn's message does not name the array.
     array = check_array(
         array,
         dtype=[np.float64, np.float32],

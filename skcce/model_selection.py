@@ -192,7 +192,7 @@ def probe_accuracy(
     folds = KFold(cv, shuffle=True, random_state=check_random_state(random_state))
     n_right = 0
     for learned, left_out in folds.split(labels):
-        # Of a matrix of distances, the columns are split, too.
+        # A matrix of distances is split along its columns as well.
         known_rows, known = _safe_split(probe, X, labels, learned)
         rows, expected = _safe_split(probe, X, labels, left_out, learned)
         predicted = known[0]  # a classifier takes no single class

@@ -461,7 +461,7 @@ def test_what_was_given_is_left_as_it_was(tmp_path):
         (b"one.jpg", TypeError, "single path"),
         (Path("one.jpg"), TypeError, "single path 'one.jpg'"),
         ({"a": 1}, TypeError, "dict"),
-        ((i for i in range(3)), TypeError, "generator.*Of a generator make a list"),
+        ((i for i in range(3)), TypeError, "generator.*Turn a generator into a list"),
         (iter([1]), TypeError, "list_iterator"),
         ({"a.jpg"}, TypeError, "set"),
         (None, TypeError, "NoneType"),

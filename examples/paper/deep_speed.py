@@ -25,7 +25,7 @@ N_CLUSTERS = 10
 
 
 def make_clusterer(args, max_iter):
-    """Return a clusterer of so many epochs."""
+    """Return a clusterer that trains for `max_iter` epochs."""
     model = DeepSoftmax(
         vgg4(1, 28, width=args.width),
         augment="digits",

@@ -57,7 +57,7 @@ def main(arguments=None):
     add("--batch-size", type=int, default=512)
     add("--lr", type=float, default=0.4)
     add("--temperature", type=float, default=0.1)
-    add("--subset", type=int, help="train on so many images")
+    add("--subset", type=int, help="train on this many images")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--output", type=Path, default=Path("simclr.pt"))
     args = parser.parse_args(arguments)

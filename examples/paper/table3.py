@@ -63,7 +63,7 @@ SETTINGS = {
         "model__lr": 1e-4,
         "model__schedule": "constant",
         "model__weight_decay": 0.01,
-        "model__augment_weight": 1.0,
+        "view_weight": 1.0,
     },
     "skcce": {},
 }
@@ -160,7 +160,7 @@ def parse_arguments(arguments=None):
     add("--epochs", type=int, default=50)
     add("--device", default="auto")
     add("--width", type=float, default=1.0, help="factor of the channels")
-    add("--subset", type=int, help="train on so many images")
+    add("--subset", type=int, help="train on this many images")
     add("--settings", choices=list(SETTINGS), default="paper")
     add("--lam", type=float, nargs="+", help="one, or that of first and last epoch")
     add("--threads", type=int, help="of torch on the CPU")

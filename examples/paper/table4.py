@@ -45,7 +45,7 @@ PAPER = {  # accuracy, NMI and ARI in percent, each mean and standard deviation
         "paper": ((78.12, 0.1), (68.11, 0.3), (62.34, 0.3)),
     },
 }
-AUGMENT_WEIGHT = {"stl10": 0.5, "cifar10": 0.2, "cifar100-20": 0.4}
+VIEW_WEIGHT = {"stl10": 0.5, "cifar10": 0.2, "cifar100-20": 0.4}
 
 
 def load_pretext(path, network):
@@ -75,7 +75,6 @@ def run(args, train, test, seed):
     model = DeepSoftmax(
         network,
         augment="natural",
-        augment_weight=AUGMENT_WEIGHT[args.dataset],
         lr=args.lr,
         head_lr=args.head_lr,
         weight_decay=1e-4,
@@ -87,6 +86,7 @@ def run(args, train, test, seed):
         len(np.unique(train[1])),
         model=model,
         lam=args.lam,
+        view_weight=VIEW_WEIGHT[args.dataset],
         max_iter=args.epochs,
         batch_size=args.batch_size,
         checkpoint=f"{args.checkpoint}-{seed}.npz" if args.checkpoint else None,
@@ -129,7 +129,7 @@ def main(arguments=None):
     add("--runs", type=int, default=6, help="seeds 0, 1, ...")
     add("--epochs", type=int, default=50)
     add("--device", default="auto")
-    add("--subset", type=int, help="train on so many images")
+    add("--subset", type=int, help="train on this many images")
     add("--lr", type=float, default=1e-5, help="of the network")
     add("--head-lr", type=float, default=5e-2)
     add("--lam", type=float, default=100)

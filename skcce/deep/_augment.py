@@ -44,7 +44,7 @@ def digits(images: Tensor) -> Tensor:
     n = len(images)
     angle = _uniform(images, n, -25, 25) * (math.pi / 180)
     scale = _uniform(images, n, 0.8, 1.2)
-    # Of a grid that runs from -1 to 1.
+    # On a grid that runs from -1 to 1.
     shift = _uniform(images, (n, 2), -0.3, 0.3)
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     return _warp(images, ((cos, -sin), (sin, cos)), shift)

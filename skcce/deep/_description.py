@@ -25,7 +25,7 @@ _CODE = (
     *("co_code", "co_consts", "co_names", "co_varnames", "co_freevars", "co_flags"),
     *("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_exceptiontable"),
 )
-# Of a class: where it was written down, and what Python and torch add.
+# In a class: where it was written down, and what Python and torch add.
 _NOT_OF_THE_CLASS = frozenset(
     {
         *("__dict__", "__weakref__", "__module__", "__qualname__", "__doc__"),
@@ -234,7 +234,7 @@ def _is_importable(value: Any) -> bool:
     """Tell whether the name of `value` leads to it, in a module that others import.
 
     A function of ``__main__`` may be another one tomorrow. What is compiled into
-    Python or an extension is known by its name, too, although it may lead nowhere.
+    Python or an extension is also known by its name, although it may lead nowhere.
     """
     if isinstance(value, type) and not value.__flags__ & _IN_PYTHON:
         return True

@@ -95,8 +95,8 @@ class DeepSoftmax(SoftmaxModel):
         Whether to compile the network with ``torch.compile``; a str names the backend.
     n_threads : int or None, default=None
         Threads of torch on the CPU. None: as torch is set. The last digits of a
-        result depend on their number, which joblib may change in parallel searches; so
-        give one if these shall be the same, bit for bit, wherever a fit runs.
+        result depend on their number, which joblib may change in parallel searches; set
+        it if a fit must give the same result, bit for bit, wherever it runs.
     predict_batch_size : int, default=500
         Images at a time when nothing is trained.
 
@@ -190,12 +190,12 @@ class DeepSoftmax(SoftmaxModel):
         self.predict_batch_size = predict_batch_size
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters; no parts of them, as no part is an estimator.
+        """Return the parameters without nested ones: nothing inside is an estimator.
 
         Parameters
         ----------
         deep : bool, default=True
-            Ignored: torchvision's transforms have a ``get_params`` of another meaning.
+            Ignored: ``get_params`` of torchvision's transforms means something else.
 
         Returns
         -------
@@ -309,7 +309,7 @@ class DeepSoftmax(SoftmaxModel):
             Maps logits (1 + n_views, n, n_clusters), those of the samples first, to a
             value and its gradient with respect to them.
         progress : float
-            Part of the training that is done, in [0, 1).
+            Fraction of the fit that is done, in [0, 1).
 
         Returns
         -------
@@ -437,7 +437,7 @@ class DeepSoftmax(SoftmaxModel):
         return self
 
     def fingerprint(self) -> str:
-        """Return a text that tells what is trained, and how, from other models.
+        """Return a text that says what is trained, and how.
 
         Returns
         -------
@@ -449,8 +449,7 @@ class DeepSoftmax(SoftmaxModel):
         Raises
         ------
         TypeError
-            If a parameter holds something that cannot be told from others, such as a
-            generator.
+            If a parameter holds something that cannot be compared, such as a generator.
         """
         texts = []
         for name, value in sorted(self.get_params().items()):
@@ -609,8 +608,8 @@ class DeepSoftmax(SoftmaxModel):
     def _warm_norms(self) -> Iterator[None]:
         """Let the first statistics of a batch norm be means over all batches so far.
 
-        Or else those that it began with stay in for tens of steps, and what the network
-        predicts after a short training has little to do with how it was trained.
+        Otherwise the initial ones linger for tens of steps, and the predictions of a
+        network that was trained for a short time have little to do with its training.
         """
         number = self._n_steps + 1
         early = [norm for norm in self._new_norms if norm.momentum * number < 1]

@@ -24,7 +24,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 @contextmanager
 def torch_threads(n_threads: int | None) -> Iterator[None]:
-    """Let torch use so many threads; None leaves their number as it is."""
+    """Let torch use this many threads; None leaves their number as it is."""
     before = torch.get_num_threads()
     if n_threads is not None:
         torch.set_num_threads(n_threads)

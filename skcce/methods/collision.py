@@ -146,12 +146,12 @@ class CollisionClusterer(SoftmaxClusterer):
     lam : float, pair of floats or "auto", default="auto"
         Weight (:math:`\lambda > 0`) of the fairness term in the mean-level loss above;
         it does not depend on the batch size. A pair decays, or grows, geometrically
-        from the first epoch to the last. "auto" is 1.0 for a linear model, and (100, 1)
+        from the first epoch to the last. "auto" is 1.0 for a linear model, (100.0, 1.0)
         for a network: strong until there are clusters, then weak, so that the batches,
-        whose true shares vary, are not forced to equal ones. Weaker
-        values (0.1, 0.01) suit imbalanced clusters of unknown sizes. The paper uses
-        100 with batches of 250: its eq. (15), read literally, makes that 100 / 250 =
-        0.4 here; its eq. (11), read literally, 100.
+        whose true shares vary, are not forced to equal ones. Weaker values (0.1, 0.01)
+        suit imbalanced clusters of unknown sizes. The paper uses 100 with batches of
+        250: its eq. (15), read literally, makes that 100 / 250 = 0.4 here; its eq.
+        (11), read literally, 100.
     prior : array-like of shape (n_clusters,), default=None
         Target shares of the clusters (:math:`u`), scaled to sum to 1. Cluster k is the
         one of share ``prior[k]``: of the clusters that k-means finds, the largest gets
@@ -166,11 +166,11 @@ class CollisionClusterer(SoftmaxClusterer):
         from pretrained weights, has 0.5 for STL-10, 0.2 for CIFAR-10 and 0.4 for
         CIFAR-100-20.
     n_neighbors : int or "auto", default="auto"
-        The pseudo-labels of a sample come from predictions averaged along four steps
-        of a random walk, each to one of so many nearest neighbors. 0 turns this off,
-        and gives the paper's method to the letter. "auto" is 10 for a linear model, but
-        at most ``n_samples // (4 * n_clusters)``, and 0 for a network, whose augmented
-        views take their place.
+        Number of nearest neighbors. The pseudo-labels of a sample come from predictions
+        averaged along four steps of a random walk from neighbor to neighbor. 0 turns
+        this off, as in the paper. "auto" is 10 for a linear model, but at most
+        ``n_samples // (4 * n_clusters)``, and 0 for a network, whose augmented views
+        take the place of neighbors.
     init : {"auto", "k-means", "random"} or array-like, default="auto"
         Where to start: at the centroids of k-means (on neighbor-averaged rows), turned
         into weights; at random weights (the paper's Kaiming initialization); at given
@@ -178,24 +178,23 @@ class CollisionClusterer(SoftmaxClusterer):
         clustering, integers of shape (n_samples,). "auto" is "k-means" for a linear
         model, "random" for a network.
     n_init : int or "auto", default="auto"
-        Number of starts. Each is trained for 4 epochs, or for as many as make 160 steps
-        if that is less, then the one of the least loss is trained on. "auto" is 6 for a
-        linear model, 4 for a network; an array `init` is one start.
+        Number of starts. Each is trained for 4 epochs, or about 160 steps if that is
+        less; then the one with the least loss is trained on. "auto" is 6 for a linear
+        model, 4 for a network; an array `init` is one start.
     max_iter : int, default=20
-        Maximum number of epochs. The step size falls to zero over so many: a larger
-        number is a slower training, which stops later, and not the same one continued.
+        Maximum number of epochs. The learning rate decays over `max_iter` epochs;
+        raising it slows the decay rather than appending epochs.
     batch_size : int or "auto", default="auto"
-        Samples per step. "auto" makes about 40 steps an epoch, of 32 to 1000 samples,
-        or of `n_clusters` if that is more; with a network it is 250.
+        Samples per step. "auto" is 250 for a network; for a linear model it makes about
+        40 batches per epoch, of 32 to 1000 samples, or of `n_clusters` if that is more.
     tol : float, default=1e-3
-        Stop when in 3 epochs in a row at most this share of the samples changed its
-        cluster.
+        Stop after 3 consecutive epochs in which at most this share of the samples
+        changed cluster.
     checkpoint : str, path-like or None, default=None
-        File that is written after every epoch, for a model that can be saved, such as
-        :class:`skcce.deep.DeepSoftmax`. If it is there when fit begins, the training
-        goes on from it, and ends as if it had never been interrupted; delete it to
-        start anew. It may go on with another `max_iter` or `tol`; with other settings
-        or data it is an error.
+        File that is written after every epoch. If the file exists, fit resumes from
+        it, and ends as if it had never been interrupted; delete it to start anew.
+        `max_iter` and `tol` may differ from those of the interrupted fit; other
+        settings or data are an error.
     random_state : int, RandomState instance or None, default=None
         Seed of the starts and the order of the batches. An int gives the same result,
         bit for bit, on one machine, whatever the number of threads or processes; with a
@@ -221,7 +220,8 @@ class CollisionClusterer(SoftmaxClusterer):
         The loss above, in nats, of the trained model on the training data, with the
         last value of `lam`.
     loss_curve_ : list of float
-        Loss in each epoch, as its batches were visited, with its value of `lam`.
+        Loss in each epoch, the mean over its batches, with its value of `lam`: each
+        batch counts the fairness of its own labels, and the weighted loss of its views.
     share_curve_ : ndarray of shape (n_epochs, n_clusters)
         Share of the samples in each cluster, in each epoch.
     n_iter_ : int
@@ -243,8 +243,8 @@ class CollisionClusterer(SoftmaxClusterer):
     Equal shares are an assumption. On clusters of very different sizes the term pulls
     samples of the large ones into the small ones: give `prior`, or a small `lam`.
 
-    Unlike KMeans, ``transform`` returns probabilities, not distances. Sparse data and
-    sample weights are not supported.
+    Unlike KMeans, ``transform`` returns probabilities, not distances. Sparse data are
+    not supported.
 
     ``fit`` needs the memory of a few arrays of n_samples x n_clusters, of one of
     n_samples x min(n_features, 128), and of the neighbor graph, about 3 n_neighbors

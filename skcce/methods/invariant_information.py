@@ -14,7 +14,7 @@ __all__ = ["InvariantInformation"]
 
 
 class InvariantInformation(Objective):
-    r"""Clusters of two views of a sample tell as much of each other as they can.
+    r"""Clusters of two views of a sample, as informative about each other as possible.
 
     .. math:: -\sum_{kl} P_{kl} \ln \frac{P_{kl}}{(P_k P_l)^\gamma},
               \qquad P = \frac{1}{2n} \sum_i \bigl( \sigma_i \tilde\sigma_i^\top
@@ -29,7 +29,7 @@ class InvariantInformation(Objective):
     Parameters
     ----------
     gamma : float, default=1.0
-        More than 1 asks for more equal clusters.
+        Values above 1 ask for more equal clusters.
 
     References
     ----------
@@ -56,8 +56,8 @@ class InvariantInformation(Objective):
         joint = (joint + joint.T) / 2
         tiny = np.finfo(logits.dtype).tiny
         log_share = np.log(np.maximum(joint.sum(axis=1), tiny))
-        # Derivative by the joint probability; constants are left out, as they do not
-        # change what comes through the softmax.
+        # Derivative with respect to the joint probability; constants are left out, as
+        # the softmax cancels them.
         slope = self.gamma * np.add.outer(log_share, log_share)
         slope -= np.log(np.maximum(joint, tiny))
         slopes = np.zeros_like(proba)

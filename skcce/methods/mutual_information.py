@@ -24,7 +24,7 @@ class MutualInformation(Objective):
     With equal shares :math:`u` and :math:`\lambda = 1` this is, up to a constant, minus
     the mutual information of sample and cluster [1]_ [2]_. Without an L2 penalty on the
     weights (``LinearSoftmax(alpha=...)``, ``DeepSoftmax(weight_decay=...)``) it
-    finds clusters that are certain, and little else.
+    finds clusters of which it is certain, whether they mean something or not.
 
     Parameters
     ----------
@@ -74,8 +74,8 @@ class MutualInformation(Objective):
         usage = np.einsum("vi,vik->k", weights, proba) / total
         tiny = np.finfo(logits.dtype).tiny
         log_ratio = np.log(np.maximum(usage, tiny) / np.maximum(self._prior, tiny))
-        # Derivative of the value by a probability, over its sample's weight; constants
-        # are left out, as they do not change what comes through the softmax.
+        # Derivative of the value with respect to a probability, divided by the weight
+        # of its sample; constants are left out, as the softmax cancels them.
         slope = self.lam * log_ratio.astype(logits.dtype) - log_proba
         value = np.einsum("vi,vik,vik->", weights, proba, slope)
         return float(value), through_softmax(proba, slope, weights)

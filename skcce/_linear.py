@@ -89,23 +89,6 @@ class LinearSoftmax(SoftmaxModel):
         sample_weight: NDArray | None,
         random_state: np.random.RandomState,
     ) -> None:
-        """Set new weights.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n_samples, n_features)
-            Training data, float32 or float64.
-        n_clusters : int
-            Number of clusters.
-        labels : ndarray of shape (n_samples,) or None
-            Clusters to start from: their centroids are turned into weights, so that
-            the model predicts the nearest centroid. None draws the weights as in the
-            paper (Kaiming's normal distribution, intercept zero).
-        sample_weight : ndarray of shape (n_samples,) or None
-            Weights of the samples, of mean 1; None if all are equal.
-        random_state : RandomState
-            Source of the random numbers.
-        """
         self._validate_params()
         n_features = X.shape[1]
         self._mean, self._scale = row_scale(X, sample_weight)
@@ -125,23 +108,6 @@ class LinearSoftmax(SoftmaxModel):
     def train_step(
         self, X: NDArray, objective: BatchObjective, *, progress: float
     ) -> float:
-        """Take one optimizer step on a batch.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n_samples, n_features)
-            Batch of rows.
-        objective : callable
-            Maps logits (n_samples, n_clusters) to a value and its gradient with respect
-            to them.
-        progress : float
-            Fraction of the fit that is done, in [0, 1).
-
-        Returns
-        -------
-        float
-            Value of the objective before the step, without the penalty.
-        """
         rows = self._standardize(X)
         weights, intercept = self._weights
         value, gradient = objective(rows @ weights.T + intercept)
@@ -162,18 +128,6 @@ class LinearSoftmax(SoftmaxModel):
         return value
 
     def decision_function(self, X: NDArray) -> NDArray:
-        """Compute the logits.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n_samples, n_features)
-            Data.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_clusters)
-            Logits, ``X @ coef_.T + intercept_`` up to rounding.
-        """
         weights, intercept = self._weights
         logits = np.empty((len(X), len(weights)), dtype=X.dtype)
         for block in gen_batches(len(X), BLOCK):
@@ -181,14 +135,6 @@ class LinearSoftmax(SoftmaxModel):
         return logits
 
     def get_state(self) -> dict[str, Any]:
-        """Return a copy of all that training changes.
-
-        Returns
-        -------
-        dict
-            "weights" and "intercept" for rows less "mean", divided by "scale"; and
-            "optimizer", which only more training needs.
-        """
         weights, intercept = (weight.copy() for weight in self._weights)
         moments = [[moment.copy() for moment in pair] for pair in self._moments]
         return {
@@ -200,23 +146,6 @@ class LinearSoftmax(SoftmaxModel):
         }
 
     def set_state(self, state: Mapping[str, Any]) -> Self:
-        """Go back to a state of :meth:`get_state`, of this model or of an equal one.
-
-        Parameters
-        ----------
-        state : mapping
-            What `get_state` returned. "optimizer" may be missing.
-
-        Returns
-        -------
-        self : LinearSoftmax
-            The model, ready to predict, and to train on.
-
-        Raises
-        ------
-        ValueError
-            If its parts do not fit together.
-        """
         self._validate_params()
         self._weights = [_native(state["weights"]), _native(state["intercept"])]
         self._mean = _native(state["mean"])

@@ -6,6 +6,7 @@ from sklearn.metrics import pairwise_distances
 from skcce._neighbors import (
     _LAZINESS,
     _N_STEPS,
+    draw_neighbors,
     neighbor_graph,
     principal_rows,
     smooth,
@@ -81,3 +82,30 @@ def test_principal_rows_of_float32_stay_float32(rng):
     rows = principal_rows(X, np.random.RandomState(0))
     assert rows.dtype == np.float32
     assert_array_equal(rows, principal_rows(X, np.random.RandomState(0)))
+
+
+def test_neighbors_are_drawn_as_the_walk_goes(rng):
+    graph = neighbor_graph(rng.normal(size=(20, 2)), 3)
+    rows = np.repeat(np.arange(20), 2000)
+    drawn = draw_neighbors(graph, rows, np.random.RandomState(0))
+    share = np.zeros((20, 20))
+    np.add.at(share, (rows, drawn), 1 / 2000)
+    assert_allclose(share, graph.toarray(), atol=0.05)
+    assert not share[graph.toarray() == 0].any()
+
+
+def test_nobody_goes_to_a_neighbor_of_no_weight(rng):
+    rows, weight = rng.normal(size=(20, 2)), np.ones(20)
+    weight[[3, 7]] = 0
+    graph = neighbor_graph(rows, 4, weight).toarray()
+    others = np.delete(graph, [3, 7], axis=0)
+    assert not others[:, [3, 7]].any()
+    assert_allclose(graph.sum(axis=1), 1)
+    # Twice the weight, twice as likely.
+    heavy = np.ones(20)
+    heavy[5] = 2
+    plain, heavy = (neighbor_graph(rows, 4, w).toarray() for w in (None, heavy))
+    i, j = next(
+        (i, j) for i, j in np.argwhere(plain) if plain[i, 5] and j not in (i, 5)
+    )
+    assert_allclose(heavy[i, 5] / heavy[i, j], 2 * plain[i, 5] / plain[i, j])

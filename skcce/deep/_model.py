@@ -209,31 +209,6 @@ class DeepSoftmax(SoftmaxModel):
         return type(self)(**copy.deepcopy(self.get_params()))
 
     def validate_input(self, X: Any) -> Images | None:
-        """Return images of any kind as something that is read batch by batch.
-
-        Parameters
-        ----------
-        X : array, tensor, list or map-style data set
-            Arrays and tensors of shape (n, H, W), (n, H, W, C) or (n, C, H, W); or a
-            list, a Series or a data set of paths, of PIL images, of single arrays or
-            tensors, or of tuples that begin with one. Paths are opened to see whether
-            all can be read.
-
-        Returns
-        -------
-        Images or None
-            Has a length, a shape (n, C, H, W), and gives a tensor for indices. None if
-            `X` is a table, rows of numbers.
-
-        Raises
-        ------
-        ValueError
-            If there are no images, files cannot be read or differ in size, or images
-            have another shape or dtype than that, or not the channels that the network
-            takes.
-        TypeError
-            If `X` holds no images.
-        """
         return None if is_table(X) else open_images(X, _first_channels(self.network))
 
     def initialize(
@@ -245,30 +220,6 @@ class DeepSoftmax(SoftmaxModel):
         sample_weight: NDArray | None,
         random_state: np.random.RandomState,
     ) -> None:
-        """Set new weights.
-
-        Parameters
-        ----------
-        X : Images or ndarray of shape (n_samples, n_features)
-            Training data.
-        n_clusters : int
-            Number of outputs of the head.
-        labels : ndarray of shape (n_samples,) or None
-            Clusters to start from: the head is set so that it predicts the nearest
-            centroid of the network's features. None draws the head at random.
-        sample_weight : ndarray of shape (n_samples,) or None
-            Weights of the samples, of mean 1; None if all are equal.
-        random_state : RandomState
-            Source of the seed of this model's random numbers.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of its range, the network cannot take the images, or
-            its output is not a matrix.
-        TypeError
-            If `network` gives no module.
-        """
         self._validate_params()
         self._resolve()
         self._seed = int(random_state.randint(2**31 - 1))
@@ -299,23 +250,6 @@ class DeepSoftmax(SoftmaxModel):
     def train_step(
         self, X: Tensor | NDArray, objective: BatchObjective, *, progress: float
     ) -> float:
-        """Take one optimizer step on a batch.
-
-        Parameters
-        ----------
-        X : Tensor (n, channels, height, width) or ndarray (n, n_features)
-            Batch of images or rows.
-        objective : callable
-            Maps logits (1 + n_views, n, n_clusters), those of the samples first, to a
-            value and its gradient with respect to them.
-        progress : float
-            Fraction of the fit that is done, in [0, 1).
-
-        Returns
-        -------
-        float
-            Value of the objective before the step.
-        """
         self._module.train()
         with self._random_numbers(), torch_threads(self.n_threads), self._warm_norms():
             batch = self._scale(X, self._device)
@@ -338,23 +272,6 @@ class DeepSoftmax(SoftmaxModel):
         return value
 
     def decision_function(self, X: Images | NDArray) -> NDArray:
-        """Compute the logits.
-
-        Parameters
-        ----------
-        X : Images or ndarray of shape (n_samples, n_features)
-            Data.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_clusters)
-            Logits; float32 for images, of the dtype of `X` for rows.
-
-        Raises
-        ------
-        ValueError
-            If the images are of another size than those of the fit.
-        """
         if X.shape[1:] != self._input_shape:
             raise ValueError(
                 f"Images of shape {X.shape[1:]} (channels first) do not fit the model, "
@@ -364,15 +281,6 @@ class DeepSoftmax(SoftmaxModel):
         return logits.astype(X.dtype, copy=False) if X.ndim == 2 else logits
 
     def get_state(self) -> dict[str, Any]:
-        """Return a copy of all that training changes.
-
-        Returns
-        -------
-        dict
-            Of numbers, lists, dicts and numpy's arrays: "network" and "head" are state
-            dicts, "optimizer" is what only more training needs. A tensor of a dtype
-            that numpy lacks is a dict of its "dtype" and its "bits", integers.
-        """
         return {
             "network": _to_plain(self.network_.state_dict()),
             "head": _to_plain(self.head_.state_dict()),
@@ -384,23 +292,6 @@ class DeepSoftmax(SoftmaxModel):
         }
 
     def set_state(self, state: Mapping[str, Any]) -> Self:
-        """Go back to a state of :meth:`get_state`, of this model or of an equal one.
-
-        Parameters
-        ----------
-        state : mapping
-            What `get_state` returned. "optimizer" may be missing.
-
-        Returns
-        -------
-        self : DeepSoftmax
-            The model, ready to predict, and to train on.
-
-        Raises
-        ------
-        ValueError
-            If the weights are those of another architecture.
-        """
         self._validate_params()
         self._resolve()
         self._seed, self._n_steps = state["seed"], state["n_steps"]
@@ -437,20 +328,6 @@ class DeepSoftmax(SoftmaxModel):
         return self
 
     def fingerprint(self) -> str:
-        """Return a text that says what is trained, and how.
-
-        Returns
-        -------
-        str
-            Changes with the parameters, but for those that may change on the way. A
-            network is known by its layers, settings, first weights, and what of it is
-            frozen; a function is called twice, to see whether it gives the same.
-
-        Raises
-        ------
-        TypeError
-            If a parameter holds something that cannot be compared, such as a generator.
-        """
         texts = []
         for name, value in sorted(self.get_params().items()):
             if name in _MAY_CHANGE:

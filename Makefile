@@ -5,6 +5,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Processes for the tests: one that cannot be interrupted ends only one of them.
+WORKERS := --numprocesses 2
+
 # Small matrices: threads of BLAS and OpenMP cost more than they give.
 quick test docs: export OMP_NUM_THREADS = 1
 quick test docs: export OPENBLAS_NUM_THREADS = 1
@@ -15,10 +18,10 @@ demo: .venv/for-demo
 	$(BIN)/python examples/demo.py --output demo.png
 
 quick: lint
-	$(BIN)/python -m pytest --quiet -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) --quiet -m "not slow"
 
 test: lint
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=term
 
 lint: .venv/for-test
 	$(BIN)/ruff check .

@@ -146,6 +146,7 @@ def test_vgg4_can_be_sliced():
 # ResNet-18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_pool", [False, True])
 @pytest.mark.parametrize("in_channels", [1, 3])
 @pytest.mark.parametrize("size", [32, 48])
@@ -169,6 +170,7 @@ def test_resnet18_has_torchvisions_first_random_weights(in_channels):
     assert_allclose(weight.var().item(), 2 / (64 * 9), rtol=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_pool", [False, True])
 def test_resnet18_takes_a_checkpoint_of_torchvision(max_pool):
     reference = models.resnet18(weights=None)
@@ -237,6 +239,7 @@ def test_a_copy_is_not_fresh_after_loading_weights(duplicate):
     assert is_fresh(network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
 def test_is_not_fresh_after_an_optimizer_step(name, optimizer):

@@ -42,6 +42,7 @@ def head_of_seven(state):
     return state | {"fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [dict, nested, head_of_seven, lambda state: {"model": head_of_seven(state)}],
@@ -197,6 +198,7 @@ def test_models_that_do_not_exist(images, no_network):
 # --- Layers -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["layer3", "layer4.0.conv1", "avgpool"])
 def test_a_layer_is_averaged_over_its_positions(two, layer):
     network = network_of("resnet18", seed=1)
@@ -217,6 +219,7 @@ def test_the_scores_of_the_classes(two):
     assert_close(actual, network(batch).detach().numpy())
 
 
+@pytest.mark.slow
 def test_tokens_are_averaged(two):
     network = network_of("vit_b_16")
     layer = "encoder.layers.encoder_layer_0"
@@ -231,6 +234,7 @@ def test_tokens_are_averaged(two):
     assert_close(actual, outputs[0].mean(dim=1).numpy())
 
 
+@pytest.mark.slow
 def test_layers_of_swin_with_channels_last_are_refused(two):
     features = ImageFeatures("swin_t", weights=None, layer="features.1")
     with pytest.raises(ValueError, match=r"layer='features\.1'.*last.*'permute'"):
@@ -255,6 +259,7 @@ def test_layers_that_do_not_exist(images):
     assert set(suggested) <= set(names)
 
 
+@pytest.mark.slow
 def test_all_classification_networks_can_be_cut():
     """Those with a head of an own kind, one of each."""
     widths = {

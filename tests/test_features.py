@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("offline")
 # --- The features are torchvision's -----------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(TRANSFORMS))
 def test_features_are_those_of_torchvision(tmp_path, name):
     pretrained = name in PRETRAINED
@@ -102,6 +103,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_kinds_of_inputs_give_the_same_features(tmp_path, two, expected, kind):
     X = KINDS[kind](two, tmp_path)
@@ -120,6 +122,7 @@ FLOATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FLOATS)
 def test_floats_are_prepared_as_tensors(two, expected, kind):
     X = two / np.float32(255)
@@ -140,6 +143,7 @@ GREYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GREYS)
 def test_grey_is_repeated(two, kind):
     grey = two[..., :1]
@@ -308,6 +312,7 @@ def test_random_weights_depend_on_random_state_alone(images):
 # --- Packages ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_error_says_what_to_install():
     code = "import sys, skcce; sys.modules['torch'] = None; import skcce.features"
     command = [sys.executable, "-c", code]

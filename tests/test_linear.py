@@ -73,6 +73,7 @@ def test_adam_against_its_definition(rng):
         assert_allclose(adam._weights[0], before - 0.01 * direction, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_hard_labels_give_logistic_regression(blobs):
     """Collision equals Shannon cross-entropy there, so sklearn knows the optimum."""
     X, y = blobs

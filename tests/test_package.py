@@ -25,6 +25,7 @@ def imported_by(statement):
     return set(output.split())
 
 
+@pytest.mark.slow
 def test_import_is_light():
     loaded = imported_by(
         "import skcce, skcce.metrics, skcce.losses, skcce.model_selection, skcce.plot"
@@ -67,7 +68,9 @@ PUBLIC = [
 ]
 
 
-@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: str(thing)[:40])
+@pytest.mark.parametrize(
+    "thing", PUBLIC, ids=lambda thing: getattr(thing, "__name__", None)
+)
 def test_documented_defaults_are_the_defaults(thing):
     if not callable(thing) or not hasattr(thing, "__name__"):
         pytest.skip("a scorer has no signature")

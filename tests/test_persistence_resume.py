@@ -54,6 +54,7 @@ def test_interrupted_before_the_first_epoch_was_over(drawings, whole, path):
     assert_same_fit(make(checkpoint=path).fit(drawings), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -196,6 +197,7 @@ zipfile.ZipFile.writestr = half
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
 @pytest.mark.parametrize(
     ("at_step", "patch"), [(2 * N_STEPS + 2, ""), (-1, KILL_WHILE_WRITING)]
@@ -236,6 +238,7 @@ def hooked():
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [

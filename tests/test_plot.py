@@ -56,6 +56,7 @@ def test_a_figure_is_made_only_without_ax(draw):
     figure.canvas.draw()
 
 
+@pytest.mark.slow
 @every_display
 @pytest.mark.parametrize("n_clusters", [3, 150])
 def test_drawn_into_a_subfigure(draw, n_clusters):
@@ -105,6 +106,7 @@ def test_global_settings_stay():
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_late():
     code = "import sys, skcce.plot; print('matplotlib' in sys.modules, end=' ')"
     code += "; print('torch' in sys.modules)"

@@ -30,6 +30,7 @@ def test_confusion_matrix_is_that_of_matched_clusters(digits):
     assert len(display.text_) == np.count_nonzero(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_classes", [1, 3, 5])
 @pytest.mark.parametrize("n_clusters", [1, 3, 5])
 def test_permuted_clusters_have_the_same_diagonal(n_classes, n_clusters, rng):

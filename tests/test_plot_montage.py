@@ -224,6 +224,7 @@ def test_text_fits_into_a_given_ax():
     assert not any(overlaps)
 
 
+@pytest.mark.slow
 def test_150_clusters_are_one_image():
     """As many artists as tiles would take minutes to draw."""
     proba, y = synthetic_predictions(150, 6000)

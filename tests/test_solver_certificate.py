@@ -304,6 +304,7 @@ def test_order_of_samples_and_clusters_does_not_matter(
         )
 
 
+@pytest.mark.slow
 @both_divergences
 @deterministic(60)
 @given(problem=problems(max_size=700), n_copies=st.sampled_from([2, 3, 8]))

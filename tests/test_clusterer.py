@@ -78,7 +78,7 @@ def test_checks_that_scikit_learn_does_not_generate(name):
 
 
 def test_sample_weights_are_repeated_samples_from_a_given_start():
-    init = np.random.RandomState(0).uniform(size=(3, 10))
+    init = np.random.RandomState(0).uniform(size=(3, 30))  # of the rows of the check
     clusterer = CollisionClusterer(3, n_neighbors=0, init=init)
     estimator_checks.check_sample_weight_equivalence_on_dense_data("Given", clusterer)
 

@@ -467,7 +467,7 @@ def test_what_was_given_is_left_as_it_was(tmp_path):
         (None, TypeError, "NoneType"),
         (3, TypeError, "int"),
         (Stream(), TypeError, "Stream"),
-        (DataLoader(Samples([1])), TypeError, "DataLoader.*pass the dataset"),
+        (DataLoader(Samples([1])), TypeError, "DataLoader.*pass its dataset"),
         (np.float64(3), TypeError, "float"),
         ([], ValueError, "0 samples"),
         (pd.Series([], dtype=str), ValueError, "0 samples"),

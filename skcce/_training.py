@@ -19,8 +19,8 @@ from skcce._pseudo_labels import (
     pseudo_label_loss,
     solve_batch,
 )
-from skcce._pseudo_labels.interior_point import interior_point
 from skcce._pseudo_labels.objective import pose
+from skcce._pseudo_labels.working_set import interior_point
 from skcce.losses import collision_loss_and_gradient, log_normalize
 
 # Trained to the end when in so many epochs in a row too few samples changed cluster.

@@ -14,7 +14,7 @@ from skcce._pseudo_labels import (
     MAX_LAM,
     check_prior,
     fairness,
-    interior_point,
+    predictor_corrector,
     pseudo_label_loss,
 )
 from skcce._pseudo_labels.dual import balancing_price, duality_gap
@@ -358,7 +358,7 @@ def test_a_share_too_small_for_the_dtype_leaves_a_finite_loss(
 def test_pauses_do_not_change_the_result(monkeypatch, divergence, work):
     proba = draw_predictions(200, 6)
     expected = solve_pseudo_labels(proba, lam=3.0, divergence=divergence)
-    monkeypatch.setattr(interior_point, "_LONGEST", work)
+    monkeypatch.setattr(predictor_corrector, "_LONGEST", work)
     result = solve_pseudo_labels(proba, lam=3.0, divergence=divergence)
     assert result[1:] == expected[1:]
     assert_array_equal(result.pseudo_labels, expected.pseudo_labels)

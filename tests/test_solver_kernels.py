@@ -13,14 +13,15 @@ from skcce import solve_pseudo_labels
 from skcce._pseudo_labels import (
     dual,
     em,
-    interior_point,
+    predictor_corrector,
     projected_gradient,
     solve,
+    working_set,
 )
 from skcce._pseudo_labels import kernel as kernel_module
-from skcce._pseudo_labels.interior_point import _cholesky, _solve_factorized
+from skcce._pseudo_labels.predictor_corrector import _cholesky, _solve_factorized
 
-MODULES = [dual, em, interior_point, projected_gradient, solve]
+MODULES = [dual, em, predictor_corrector, projected_gradient, solve, working_set]
 PRIORS = {
     "even": [1, 1, 1],
     "steep": [8, 4, 1],
@@ -99,20 +100,20 @@ def test_compiled_rounds_of_working_sets_equal_python(
     run_in_python, monkeypatch, divergence, margin
 ):
     # So small a margin leaves out clusters that pay, and all of the last one.
-    monkeypatch.setattr(interior_point, "_MARGIN", margin)
+    monkeypatch.setattr(working_set, "_MARGIN", margin)
     proba = draw_predictions(50, 4, sharpness=4)
     proba[:, 3] *= 1e-3
     proba /= proba.sum(axis=1, keepdims=True)
     kwargs = {"lam": 5.0, "prior": [1, 1, 1, 20], "divergence": divergence}
     rounds = []
-    gather = interior_point._gather
+    gather = working_set._gather
 
-    def spy(problem, candidates, n_candidates):
-        rounds.append(candidates.sum())
-        return gather(problem, candidates, n_candidates)
+    def spy(problem, marks, n_marks):
+        rounds.append(n_marks)
+        return gather(problem, marks, n_marks)
 
     with monkeypatch.context() as patch:
-        patch.setattr(interior_point, "_gather", spy)
+        patch.setattr(working_set, "_gather", spy)
         compiled = solve_pseudo_labels(proba, **kwargs)
     assert len(rounds) > 1
     assert rounds == sorted(rounds)
@@ -123,17 +124,17 @@ def test_compiled_rounds_of_working_sets_equal_python(
 
 @pytest.mark.parametrize("divergence", ["reverse", "forward"])
 def test_compiled_subsamples_equal_python(run_in_python, monkeypatch, divergence):
-    monkeypatch.setattr(interior_point, "_SUBSAMPLE", 5)
+    monkeypatch.setattr(working_set, "_SUBSAMPLE", 5)
     proba = draw_predictions(400, 2)
     kwargs = {"lam": 0.1, "prior": [2, 1], "divergence": divergence}
     sizes = []
-    claim_prices = interior_point._claim_prices
+    claim_prices = working_set._claim_prices
 
     def spy(problem):
         sizes.append(len(problem.proba))
         return claim_prices(problem)
 
-    monkeypatch.setattr(interior_point, "_claim_prices", spy)
+    monkeypatch.setattr(working_set, "_claim_prices", spy)
     compiled = solve_pseudo_labels(proba, **kwargs)
     assert compiled.converged
     assert len(sizes) == 1
@@ -154,7 +155,7 @@ def test_compiled_best_responses_equal_python(run_in_python, scale):
     rng = np.random.default_rng(0)
     proba, price = rng.dirichlet(np.full(5, 0.5), size=60), scale * rng.random(5)
     marks = np.zeros((2, 60, 5), dtype=bool)
-    args = proba, rng.random(60), 40.0, price, 0.1 * scale
+    args = proba, rng.random(60), rng.random(5), 40.0, price, 0.1 * scale
     python = run_in_python(lambda: dual.best_responses(*args, marks[0]))
     compiled = dual.best_responses(*args, marks[1])
     assert python == pytest.approx(compiled, rel=1e-14)

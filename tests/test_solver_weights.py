@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from conftest import SOLVERS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 from scipy.special import softmax
@@ -16,6 +18,16 @@ all_solvers = pytest.mark.parametrize(("solver", "divergence"), SOLVERS)
 both_divergences = pytest.mark.parametrize("divergence", ["reverse", "forward"])
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 priors = pytest.mark.parametrize("prior", [None, [8, 4, 2, 1], [3, 2, 1, 0]])
+
+
+def deterministic(max_examples):
+    return settings(
+        derandomize=True,
+        deadline=None,
+        max_examples=max_examples,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
 
 COUNTS = np.array([1, 3, 0, 2, 1, 1, 5, 0, 1, 2] * 6)
 
@@ -182,17 +194,17 @@ def test_batch_solver_is_the_public_one(dtype, divergence):
     proba, fixed = draw_predictions().astype(dtype), draw_fixed()
     forward = divergence == "forward"
     for weight in (None, COUNTS + 0.5):
-        for given in (None, fixed):
+        for held in (None, fixed):
             labels = solve_batch(
                 proba, 2.0, np.full(4, 0.25), forward=forward, n_iter=7,
-                weight=weight, fixed=given,
+                weight=weight, fixed=held,
             )  # fmt: skip
             kwargs = {"max_iter": 7, "tol": 0, "solver": "em"}
             if forward:
                 kwargs = {"max_iter": 100, "tol": 1e-2, "solver": "interior-point"}
             result = solve_pseudo_labels(
                 proba, lam=2.0, divergence=divergence, sample_weight=weight,
-                fixed=given, **kwargs,
+                fixed=held, **kwargs,
             )  # fmt: skip
             atol = 100 * np.finfo(dtype).eps
             assert_allclose(labels, result.pseudo_labels, rtol=0, atol=atol)
@@ -217,3 +229,174 @@ def test_loss_of_weighted_rows():
         )
         expected = loss_of(proba, labels, 2.0, None, divergence, weight)
         assert value == pytest.approx(expected, rel=1e-12)
+
+
+@both_divergences
+@pytest.mark.parametrize("lam", [0.1, 2.0, 50.0])
+@pytest.mark.parametrize("n_free", [1, 5, 40])
+def test_gap_with_weights_and_fixed_rows_is_the_regret(divergence, lam, n_free):
+    # Recomputed: what every free sample could earn on an edge of the simplex.
+    rng = np.random.default_rng(0)
+    proba, weight = draw_predictions(), rng.exponential(size=60)
+    fixed, prior = draw_fixed(every=1), np.array([0.5, 0.2, 0.2, 0.1])
+    fixed[:n_free] = np.nan
+    kwargs = {"lam": lam, "prior": prior, "divergence": divergence}
+    kwargs |= {"sample_weight": weight, "fixed": fixed, "solver": "pgd"}
+    result = solve_pseudo_labels(
+        proba, max_iter=20, tol=0, step_size=0.02 / (1 + lam), **kwargs
+    )
+    labels, weight = result.pseudo_labels, weight / weight.sum()
+    usage = weight @ labels
+    price = lam * prior / usage
+    if divergence == "forward":
+        price = -lam * np.log(usage / prior)
+    regret = 0.0
+    for i in range(n_free):
+        t = np.linspace(0, 1, 10_001)[:, np.newaxis, np.newaxis]
+        hit = t * proba[i] + (1 - t) * proba[i][:, np.newaxis]
+        earned = np.log(hit) + t * price + (1 - t) * price[:, np.newaxis]
+        own = np.log(proba[i] @ labels[i]) + price @ labels[i]
+        regret += weight[i] * (earned.max() - own)
+    assert result.gap == pytest.approx(regret, rel=1e-5, abs=1e-8 * (1 + lam))
+
+
+@both_divergences
+@pytest.mark.parametrize("lam", [0.1, 2.0, 50.0])
+@priors
+def test_optimality_conditions_with_weights_and_fixed_rows(divergence, lam, prior):
+    forbids = prior if divergence == "forward" else None
+    proba, fixed = draw_predictions(), draw_fixed(prior=forbids)
+    result = solve_pseudo_labels(
+        proba, lam=lam, prior=prior, divergence=divergence, sample_weight=COUNTS + 0.5,
+        fixed=fixed, tol=1e-12,
+    )  # fmt: skip
+    labels, weight = result.pseudo_labels, (COUNTS + 0.5) / (COUNTS + 0.5).sum()
+    usage, shares = weight @ labels, check_prior(prior, 4)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        price = lam * shares / usage
+        if divergence == "forward":
+            price = np.where(shares > 0, -lam * np.log(usage / shares), -1e9)
+    gain = proba / (proba * labels).sum(axis=1, keepdims=True) + price
+    regret = gain.max(axis=1) - (labels * gain).sum(axis=1)
+    assert regret[np.isnan(fixed[:, 0])].max() < 1e-4 * (1 + lam)
+
+
+@both_divergences
+@deterministic(100)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    log_lam=st.floats(-4, 4),
+    sharpness=st.sampled_from([0.1, 1.0, 3.0, 10.0]),
+    free=st.sampled_from([0.02, 0.3, 0.9]),
+    empty=st.sampled_from([0.0, 0.5]),
+    zero_prior=st.booleans(),
+)
+def test_exact_solver_converges_with_weights_and_fixed_rows(
+    divergence, seed, log_lam, sharpness, free, empty, zero_prior
+):
+    rng = np.random.default_rng(seed)
+    n_samples, n_clusters = int(rng.integers(1, 300)), int(rng.integers(2, 12))
+    logits = sharpness * rng.normal(size=(n_samples, n_clusters))
+    prior = rng.dirichlet(np.ones(n_clusters))
+    fixed = np.eye(n_clusters)[rng.integers(1, n_clusters, size=n_samples)]
+    fixed[rng.random(n_samples) < free] = np.nan
+    prior[0] *= not zero_prior
+    weight = rng.exponential(size=n_samples) * (rng.random(n_samples) >= empty)
+    weight[0] += 1e-3
+    result = solve_pseudo_labels(
+        softmax(logits, axis=1), lam=10**log_lam, prior=prior, divergence=divergence,
+        sample_weight=weight, fixed=fixed,
+    )  # fmt: skip
+    assert result.converged
+    assert_distributions(result.pseudo_labels)
+
+
+@all_solvers
+def test_impossible_fixed_label_has_an_infinite_loss_and_a_finite_gap(
+    solver, divergence
+):
+    proba, fixed = draw_predictions(), draw_fixed()
+    other = proba.copy()
+    proba[0], other[0] = [0, 0.5, 0.3, 0.2], [0.4, 0.3, 0.2, 0.1]
+    kwargs = {"lam": 2.0, "solver": solver, "divergence": divergence, "fixed": fixed}
+    kwargs |= {"step_size": 0.05, "max_iter": 5000, "tol": 1e-3}
+    result = solve_pseudo_labels(proba, **kwargs)
+    possible = solve_pseudo_labels(other, **kwargs)
+    assert result.loss == np.inf
+    assert result.gap == pytest.approx(possible.gap, rel=1e-9)
+    assert_array_equal(result.pseudo_labels, possible.pseudo_labels)
+    assert result.converged
+    # Without weight it costs nothing.
+    kwargs["sample_weight"] = np.r_[0.0, np.ones(59)]
+    assert np.isfinite(solve_pseudo_labels(proba, **kwargs).loss)
+
+
+@all_solvers
+def test_all_rows_may_be_fixed(solver, divergence):
+    proba, labels = draw_predictions(), draw_predictions(seed=1)
+    result = solve_pseudo_labels(
+        proba, lam=2.0, fixed=labels, solver=solver, divergence=divergence
+    )
+    assert_allclose(result.pseudo_labels, labels, rtol=1e-15)
+    expected = loss_of(proba, labels, 2.0, None, divergence, np.ones(60))
+    assert result.loss == pytest.approx(expected, rel=1e-12)
+    assert result.gap == 0
+    assert result.converged
+
+
+@all_solvers
+def test_no_row_need_be_fixed(solver, divergence):
+    proba = draw_predictions()
+    kwargs = {"lam": 2.0, "solver": solver, "divergence": divergence, "max_iter": 20}
+    plain = solve_pseudo_labels(proba, **kwargs)
+    same = solve_pseudo_labels(proba, fixed=np.full((60, 4), np.nan), **kwargs)
+    assert_array_equal(same.pseudo_labels, plain.pseudo_labels)
+    assert same[1:] == plain[1:]
+
+
+@pytest.mark.parametrize("solver", ["em", "pgd"])
+def test_start_of_fixed_rows_has_no_effect(solver):
+    proba, fixed, init = draw_predictions(), draw_fixed(), draw_predictions(seed=2)
+    other = init.copy()
+    other[~np.isnan(fixed[:, 0])] = 0.25
+    results = [
+        solve_pseudo_labels(
+            proba, lam=2.0, solver=solver, fixed=fixed, init=start, max_iter=5
+        )
+        for start in (init, other)
+    ]
+    assert_array_equal(*[result.pseudo_labels for result in results])
+
+
+NAN = [np.nan, np.nan]
+HALF = [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"fixed": [[0.5, np.nan], NAN]}, "Row 0 of fixed is NaN in part"),
+        ({"fixed": [HALF]}, r"fixed has shape \(1, 2\), but proba has \(2, 2\)"),
+        ({"fixed": [0, 1]}, r"fixed has shape \(2,\), but proba has \(2, 2\)"),
+        ({"fixed": [NAN, [0.5, 0.6]]}, "of fixed must sum to 1, row 1 sums to 1.1"),
+        ({"fixed": [NAN, [-0.5, 1.5]]}, "fixed must not be negative, got -0.5"),
+        ({"fixed": [NAN, [np.inf, 0]]}, "fixed contains infinity"),
+        (
+            {"fixed": [NAN, HALF], "prior": [1, 0], "divergence": "forward"},
+            "Row 1 of fixed has 0.5 of cluster 1, whose prior is zero",
+        ),
+        (
+            {"fixed": [[1, 0], NAN], "prior": [1, 0], "divergence": "forward",
+             "proba": [HALF, [0, 1]]},
+            "Sample 1 has zero probability",
+        ),
+        ({"sample_weight": [1, -1]}, "sample_weight must not be negative"),
+        ({"sample_weight": [0, 0]}, "not all zero"),
+        ({"sample_weight": [1, 1, 1]}, r"sample_weight must have shape \(2,\)"),
+        ({"sample_weight": [1, np.nan]}, "sample_weight contains NaN"),
+    ],
+)  # fmt: skip
+def test_error_says_what_is_wrong(kwargs, message):
+    kwargs = {"proba": [HALF, [0.6, 0.4]], "lam": 1.0, **kwargs}
+    with pytest.raises(ValueError, match=message):
+        solve_pseudo_labels(**kwargs)

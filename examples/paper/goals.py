@@ -15,8 +15,8 @@ import numpy as np
 from peers import compare_with_cvxpy
 from timing import best_step, descend, fastest, make_proba, solve_exactly
 
-from skcce._pseudo_labels.em import expectation_maximization
-from skcce._pseudo_labels.objective import check_prior
+from skcce._pseudo_labels.em import prepare_em
+from skcce._pseudo_labels.objective import check_prior, pose
 
 
 def report(text, ratio, goal, at_most=False, cut_short=False):
@@ -71,14 +71,14 @@ def exact_against_conic(n, max_seconds):
 
 def em_seconds(proba, n_jobs=1, n_iter=40):
     """Return the seconds of an EM iteration, without what is done once for all."""
-    prior = check_prior(None, proba.shape[1])
+    problem = pose(proba, 0.4, check_prior(None, proba.shape[1]))
     times = []
     for more in (1, 1 + n_iter):
         runs = []
         for _ in range(5):
             labels = proba.copy()
             start = time.perf_counter()
-            expectation_maximization(proba, labels, 0.4, prior, more, n_jobs)
+            prepare_em(problem, labels, n_jobs)(n_iter=more)
             runs.append(time.perf_counter() - start)
         times.append(min(runs))
     return (times[1] - times[0]) / n_iter

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.special import logsumexp, rel_entr, softmax
 
 from skcce import solve_pseudo_labels
-from skcce._pseudo_labels.interior_point import interior_point
-from skcce._pseudo_labels.objective import check_prior
+from skcce._pseudo_labels.objective import check_prior, pose
+from skcce._pseudo_labels.working_set import interior_point
 
 TOL = 1e-6
 
@@ -70,7 +70,7 @@ def recompute(proba, labels, price, lam, prior, forward):
 def is_miss(result, proba, lam, prior, forward):
     """Tell whether a result that says "converged" is wrong."""
     labels = result.pseudo_labels
-    price = interior_point(proba, lam, prior, forward, 1000, TOL)[1]
+    price = interior_point(pose(proba, lam, prior, forward), 1000, TOL)[1]
     loss, gap = recompute(proba, labels, price, lam, prior, forward)
     scale = max(1.0, result.loss)
     rounding = 1e-13 * max(scale, lam, np.abs(price[prior > 0]).max())

@@ -21,7 +21,7 @@ import numpy as np
 from timing import fastest, make_proba, solve_exactly
 
 from skcce import solve_pseudo_labels
-from skcce._pseudo_labels.objective import check_prior
+from skcce._pseudo_labels.objective import check_prior, pose
 from skcce._pseudo_labels.solve import certify
 
 CONIC = {  # {solver: names of its tolerances}
@@ -37,7 +37,7 @@ def certified(proba, labels, lam, divergence="reverse"):
     labels = np.maximum(labels, 0)
     labels /= labels.sum(axis=1, keepdims=True)
     prior = check_prior(None, proba.shape[1])
-    return certify(proba, labels, lam, prior, divergence == "forward")
+    return certify(pose(proba, lam, prior, divergence == "forward"), labels)
 
 
 def solve_with_cvxpy(proba, lam, tol, solver, max_seconds):

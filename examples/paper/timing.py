@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from skcce import solve_pseudo_labels
 from skcce._pseudo_labels.em import prepare_em
-from skcce._pseudo_labels.objective import check_prior, positive_rows
+from skcce._pseudo_labels.objective import check_prior, pose, positive_rows
 from skcce._pseudo_labels.projected_gradient import projected_gradient
 from skcce._pseudo_labels.solve import certify
 
@@ -34,7 +34,7 @@ def paper_steps(n_clusters):
 def relative_gap(proba, labels, lam):
     """Return the duality gap as solve_pseudo_labels compares it with its `tol`."""
     prior = check_prior(None, proba.shape[1])
-    loss, gap = certify(proba, labels, lam, prior, False)
+    loss, gap = certify(pose(proba, lam, prior), labels)
     return gap / max(1.0, loss) if np.isfinite(gap) else np.inf
 
 
@@ -44,13 +44,13 @@ def descend(proba, lam, tol, max_seconds, step_size=None):
     Returns rows of (iterations, seconds, relative gap). The gap is looked at after
     every twentieth part of the iterations; these looks are not in the seconds.
     """
-    prior = check_prior(None, proba.shape[1])
+    problem = pose(proba, lam, check_prior(None, proba.shape[1]))
     labels = positive_rows(proba)
 
     def prepare():
         if step_size is None:
-            return prepare_em(proba, labels, lam, prior)
-        return partial(projected_gradient, proba, labels, lam, prior, False, step_size)
+            return prepare_em(problem, labels)
+        return partial(projected_gradient, problem, labels, step_size)
 
     prepare()(n_iter=1)  # compiles
     labels[:] = positive_rows(proba)

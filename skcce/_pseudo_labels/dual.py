@@ -45,27 +45,20 @@ def mean_response(
     problem: Problem,
     price: NDArray,
     margin: float = 0.0,
-    candidates: NDArray | None = None,
+    marks: NDArray | None = None,
 ) -> tuple[float, int]:
-    """Return the samples' mean best response, as `best_responses` has it.
-
-    That of a sample of fixed label is what it earns.
-    """
-    proba, fixed_sum = problem.proba, problem.fixed_sum
-    if candidates is None:
-        candidates = np.empty((0, proba.shape[1]), dtype=np.bool_)
-    total_weight = problem.total_weight
-    response, count = best_responses(
-        proba, problem.weight, total_weight, price, margin, candidates
-    )
-    used = fixed_sum > 0
-    return response + price[used] @ fixed_sum[used] / total_weight, count
+    """Return the mean of all samples' best responses, and the number of marks."""
+    proba, *_, weight, fixed_sum, total_weight, _ = problem
+    if marks is None:
+        marks = np.empty((0, proba.shape[1]), dtype=np.bool_)
+    return best_responses(proba, weight, fixed_sum, total_weight, price, margin, marks)
 
 
 def respond(proba: NDArray, price: NDArray) -> NDArray:
     """Return each sample's best response, a label of at most two clusters."""
     on_top = np.zeros(proba.shape, dtype=np.bool_)
-    best_responses(proba, np.ones(len(proba)), 1.0, price, 0.0, on_top)
+    weight, fixed_sum = np.ones(len(proba)), np.zeros(len(price))
+    best_responses(proba, weight, fixed_sum, 1.0, price, 0.0, on_top)
     rows = np.arange(len(proba))
     flat = np.where(on_top, proba, np.inf).argmin(axis=1)
     steep = np.where(on_top, proba, -np.inf).argmax(axis=1)
@@ -112,14 +105,16 @@ def _price_mismatch(problem: Problem, usage: NDArray, price: NDArray) -> float:
 
 
 @kernel
-def best_responses(proba, weight, total_weight, price, margin, candidates):
+def best_responses(proba, weight, fixed_sum, total_weight, price, margin, marks):
     r"""Average over samples of max over the simplex of ln(proba . y) + price . y.
 
     proba : (n_samples, n_clusters) IN
     weight : (n_samples,) IN
-    total_weight : what their sum is divided by; more, if there are fixed labels
+    fixed_sum : (n_clusters,) IN, sum of weight * label over the samples of fixed label,
+        whose response is what they earn
+    total_weight : of all samples
     price : (n_clusters,) IN
-    candidates : (n_samples, n_clusters) bool IN/OUT, or (0, n_clusters). A cluster that
+    marks : (n_samples, n_clusters) bool IN/OUT, or (0, n_clusters). A cluster that
         would take part in the maximum if its price rose by `margin` is marked.
     returns : the average; the number of marks
 
@@ -131,12 +126,12 @@ def best_responses(proba, weight, total_weight, price, margin, candidates):
     rounding cannot void the certificate.)
     """
     n_samples, n_clusters = proba.shape
-    mark = len(candidates) > 0
+    marking = len(marks) > 0
     highest = price.max()
     earning = np.exp(price - highest)
     total = 0.0
     counted = 0.0
-    n_candidates = 0
+    n_marks = 0
     for i in range(n_samples):
         best = 0
         best_value = 0.0
@@ -161,16 +156,20 @@ def best_responses(proba, weight, total_weight, price, margin, candidates):
         # The highest price is taken out, as it may be 1e15 times what matters here.
         total += weight[i] * ((top - highest) - 1 - np.log(pull))
         counted += weight[i]
-        if mark:
+        if marking:
             limit = top - max(margin, 1e-14 * (1 + abs(top)))  # at least one is marked
             for k in range(n_clusters):
                 value = price[k] + proba[i, k] * pull * (
                     1 + 1e-14
                 )  # back, and rounding
-                marked = candidates[i, k] | (value >= limit)
-                candidates[i, k] = marked
-                n_candidates += marked
-    return total / total_weight + highest * (counted / total_weight), n_candidates
+                marked = marks[i, k] | (value >= limit)
+                marks[i, k] = marked
+                n_marks += marked
+    earned = 0.0
+    for k in range(n_clusters):
+        earned += price[k] * fixed_sum[k] if fixed_sum[k] > 0 else 0.0
+    response = total / total_weight + highest * (counted / total_weight)
+    return response + earned / total_weight, n_marks
 
 
 @kernel

@@ -10,7 +10,7 @@ name              paper                        meaning
 ``full_price[k]`` :math:`\lambda u_k/\bar y_k` of cluster k, one for all samples
 ``force[k]``      :math:`\lambda M u_k S_i^k`  ``full_price[k] * labels[i, k]``, E-step
 ``shortfall[k]``  :math:`1-\sigma_k/\sigma_{max}`  distance of k from the best cluster
-``numerator[k]``  .                            ``force[k] * proba[i, k] / max(proba[i])``
+``numerator[k]``  .                            ``force[k] * proba[k] / max(proba)``
 ================= ============================ =======================================
 """
 
@@ -64,8 +64,8 @@ def prepare_em(
         blocks = slice(ends[part], ends[part + 1])
         rows = slice(_BLOCK * blocks.start, _BLOCK * blocks.stop)
         _em_iteration(
-            proba[rows], best[rows], weight[rows], weighted_prior, labels[rows], sums[old],
-            sums[1 - old, blocks],
+            proba[rows], best[rows], weight[rows], weighted_prior, labels[rows],
+            sums[old], sums[1 - old, blocks],
         )  # fmt: skip
 
     def run(n_iter: int) -> None:

@@ -8,9 +8,11 @@ from numba import njit
 def kernel(function: Callable) -> Callable:
     """Compile `function`, and cache the result where a cache can be written.
 
-    Kernels take float32 or float64 arrays, and compute each row in float64. Division by
-    zero gives inf instead of an exception. Sums may be reordered, so that they use the
-    vector units: twice as fast; inf and nan keep their IEEE meaning. A kernel calls
+    Kernels take float32 or float64 arrays. EM computes rows in this type and adds them
+    up in float64; the others compute in float64. Division by zero gives inf, not an
+    exception. Sums may be reordered, so that they use the vector units: twice as fast;
+    inf and nan keep their IEEE meaning. A loop that both stores and adds may add in
+    another order when its arrays lie elsewhere in memory: use two loops. A kernel calls
     kernels of its own file only, as the cache does not notice an edit in another file.
     """
     options = {

@@ -19,6 +19,7 @@ class Problem(NamedTuple):
     lam, prior, forward : the fairness term, with prior (n_clusters,)
     weight : (n_samples,), of the free samples, non-negative
     fixed_sum : (n_clusters,), sum of weight * label over the samples of fixed label
+    total_weight : of all samples, what the means are divided by
     constant : what the loss has besides, that of the fixed labels
     """
 
@@ -28,12 +29,8 @@ class Problem(NamedTuple):
     forward: bool
     weight: NDArray
     fixed_sum: NDArray
-    constant: float = 0.0
-
-    @property
-    def total_weight(self) -> float:
-        """Sum of all weights, which the means are divided by."""
-        return self.weight.sum() + self.fixed_sum.sum()
+    total_weight: float
+    constant: float
 
 
 def pose(
@@ -46,15 +43,15 @@ def pose(
 ) -> Problem:
     """State the problem of the samples whose row in `fixed` is NaN."""
     weight = np.ones(len(proba)) if weight is None else weight
-    if fixed is None:
-        return Problem(proba, lam, prior, forward, weight, np.zeros(len(prior)))
-    free = np.isnan(fixed[:, 0])
-    held, known_weight = fixed[~free], weight[~free]
-    problem = Problem(
-        proba[free], lam, prior, forward, weight[free], sum_labels(held, known_weight)
-    )
-    fixed_loss = sum_losses(proba[~free], held, known_weight)
-    return problem._replace(constant=fixed_loss / problem.total_weight)
+    total = float(weight.sum())
+    fixed_sum, constant = np.zeros(len(prior)), 0.0
+    if fixed is not None:
+        free = np.isnan(fixed[:, 0])
+        held = proba[~free], fixed[~free], weight[~free]
+        fixed_sum = sum_labels(*held[1:])
+        constant = sum_losses(*held) / total if total > 0 else 0.0
+        proba, weight = proba[free], weight[free]
+    return Problem(proba, lam, prior, forward, weight, fixed_sum, total, constant)
 
 
 def complete(labels: NDArray, fixed: NDArray | None) -> NDArray:

@@ -23,9 +23,9 @@ def projected_gradient(
     Clusters that the forward divergence forbids, those of zero prior, lose all labels
     in the first step.
     """
-    proba, lam, prior, forward, weight, fixed_sum, _ = problem
+    proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
     for _ in range(n_iter):
-        usage = (sum_labels(labels, weight) + fixed_sum) / problem.total_weight
+        usage = (sum_labels(labels, weight) + fixed_sum) / total_weight
         price = balancing_price(np.maximum(usage, _LEAST), lam, prior, forward)
         _gradient_step(proba, price, step_size, labels)
 

@@ -11,7 +11,6 @@ from sklearn.utils.validation import check_array
 
 from skcce._pseudo_labels.dual import balancing_price, duality_gap, mean_response
 from skcce._pseudo_labels.em import prepare_em
-from skcce._pseudo_labels.interior_point import interior_point
 from skcce._pseudo_labels.objective import (
     Problem,
     check_prior,
@@ -22,6 +21,7 @@ from skcce._pseudo_labels.objective import (
     positive_rows,
 )
 from skcce._pseudo_labels.projected_gradient import projected_gradient
+from skcce._pseudo_labels.working_set import interior_point
 from skcce._weights import check_weights
 from skcce.losses import check_simplex_rows
 
@@ -361,15 +361,15 @@ def _check_fixed(
     partly = free.any(axis=1) & ~free.all(axis=1)
     if partly.any():
         raise ValueError(
-            f"Row {partly.argmax()} of fixed is NaN in part; it must be a distribution, "
-            "or NaN in all entries, which has it solved for."
+            f"Row {partly.argmax()} of fixed is NaN in part; it must be a distribution "
+            "that is held, or all NaN, to be solved for."
         )
     labels = check_simplex_rows(np.where(free, 1 / len(prior), fixed), "fixed")
     forbidden = forward & (prior == 0) & (fixed > 0)
     if forbidden.any():
         row, cluster = np.argwhere(forbidden)[0]
         raise ValueError(
-            f"fixed has {fixed[row, cluster]} in row {row} for cluster {cluster}, whose "
+            f"Row {row} of fixed has {fixed[row, cluster]} of cluster {cluster}, whose "
             'prior is zero; divergence="forward" forbids that.'
         )
     labels /= labels.sum(axis=1, keepdims=True)

@@ -16,6 +16,7 @@ name              paper                        meaning
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import cycle, islice
 
 import numpy as np
@@ -57,7 +58,9 @@ def prepare_em(
     sums[:, -1] = problem.fixed_sum
     flips = cycle([0, 1])  # of the two sums, which one is the old
 
-    n_parts = min(count_threads(n_jobs), labels.size // _MIN_SIZE + 1, n_blocks)
+    n_parts = min(labels.size // _MIN_SIZE + 1, n_blocks)
+    if n_parts > 1:
+        n_parts = min(n_parts, count_threads(n_jobs))
     ends = [n_blocks * part // n_parts for part in range(n_parts + 1)]
 
     def iterate(part: int, old: int) -> None:
@@ -70,7 +73,7 @@ def prepare_em(
 
     def run(n_iter: int) -> None:
         # The pool starts a thread at the first task: none for a single part.
-        with ThreadPoolExecutor(n_parts) as pool:
+        with ThreadPoolExecutor(n_parts) if n_parts > 1 else nullcontext() as pool:
             for old in islice(flips, n_iter):
                 others = [pool.submit(iterate, i, old) for i in range(1, n_parts)]
                 iterate(0, old)

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_array
 
+from skcce._pseudo_labels.kernel import kernel
+
 # A share of the prior that is smaller has no part in the loss, where a label may be too
 # small for its dtype. Entries of EM's start are lifted to it, because the EM update is
 # multiplicative: an exact zero would stay zero although the optimum may need it.
@@ -106,12 +108,25 @@ def kl_divergence(p: NDArray, q: NDArray, log_q: NDArray | None = None) -> float
     does it matter that sums are 1 up to rounding only, which a large lam would
     multiply. `log_q` is for a q that underflows.
     """
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        log_q = np.log(q) if log_q is None else log_q
-        excess = (q - p) / p
-        near = p * (excess - np.log1p(excess))
-        far = np.where(p > 0, p * (np.log(p) - log_q), 0) - p + q
-    return float(np.sum(np.where(np.abs(excess) < 0.5, near, far)))
+    if log_q is None:
+        with np.errstate(divide="ignore"):
+            log_q = np.log(q)
+    return _sum_divergences(p, q, log_q)
+
+
+@kernel
+def _sum_divergences(p, q, log_q):
+    """Return the sum of p ln(p / q) - p + q; p, q, log_q : (n_clusters,) IN."""
+    total = 0.0
+    for k in range(len(p)):
+        excess = (q[k] - p[k]) / p[k]
+        if abs(excess) < 0.5:
+            total += p[k] * (excess - np.log1p(excess))
+        elif p[k] > 0:
+            total += p[k] * (np.log(p[k]) - log_q[k]) - p[k] + q[k]
+        else:
+            total += q[k]
+    return total
 
 
 def sum_labels(labels: NDArray, weight: NDArray) -> NDArray:

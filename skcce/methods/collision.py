@@ -108,8 +108,8 @@ class Collision(Objective):
         loss, gradient = collision_loss_and_gradient(logits, labels, (log_total, proba))
         weights = view_weights(logits, batch, self.view_weight)
         gradient *= weights[..., np.newaxis]
-        usage = weights[0] @ labels
-        total = float(usage.sum())  # of the weights
+        usage = (weights[0] @ labels).astype(np.float64)
+        total = usage.sum()  # of the weights
         value = np.vdot(weights, loss) + total * self._lam * fairness(
             usage / total, self._prior, forward
         )

@@ -58,7 +58,7 @@ class SoftmaxClusterer(
     ClusterMixin,
     BaseEstimator,
 ):
-    r"""Clustering by a softmax model that is trained with any objective.
+    """Clustering by a softmax model that is trained with any objective.
 
     Minimizes the mean of `objective` over batches, by stochastic gradient steps on the
     weights of `model`.

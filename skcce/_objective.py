@@ -85,7 +85,8 @@ class Objective(BaseEstimator):
         ----------
         logits : ndarray of shape (n_views, n, n_clusters)
             ``logits[0]`` belong to the samples; the others, if any, to views of them,
-            which are augmented copies or neighbors.
+            which are augmented copies or neighbors. A model that makes views makes none
+            for `loss_`: be ready for ``n_views == 1``.
         batch : Batch
             The samples.
 

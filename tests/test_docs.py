@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 from sklearn.exceptions import ConvergenceWarning
 from torchvision.models import get_model, get_weight
 
-from skcce import CollisionClusterer, _neighbors
+from skcce import CollisionClusterer, _neighbors, _starts, _training
 
 ROOT = Path(__file__).parent.parent
 # What begins a block of code without prompts, and how far it goes.
@@ -24,14 +24,16 @@ FENCE = re.compile(r"^```python\n(?!>>>)(.*?)^```$", re.MULTILINE | re.DOTALL)
 DIRECTIVE = re.compile(r"^\.\. code-block:: python\n\n((?: {4}.*\n|\n)+)", re.MULTILINE)
 # How many blocks and prompts there are at least, so that none is missed unnoticed.
 PAGES = {
-    "README.md": (3, 6),
+    "README.md": (3, 14),
     "docs/index.rst": (1, 0),
     "docs/start.rst": (3, 0),
-    "docs/guide.rst": (2, 12),
+    "docs/coming_from_kmeans.rst": (1, 22),
+    "docs/guide.rst": (1, 14),
     "docs/images.rst": (7, 0),
     "docs/choosing.rst": (2, 0),
-    "docs/training.rst": (0, 2),
-    "docs/deep.rst": (3, 10),
+    "docs/training.rst": (1, 20),
+    "docs/deep.rst": (3, 12),
+    "docs/contributing.rst": (1, 27),
 }
 
 
@@ -108,6 +110,22 @@ def test_texts_have_the_steps_of_the_walk():
     for text in (guide, training, CollisionClusterer.__doc__):
         assert f"{number} steps" in text
     assert rf"\alpha = {_neighbors._LAZINESS}" in training
+
+
+def test_docstring_has_the_values_of_auto():
+    for name, values in CollisionClusterer.auto.items():
+        entry = rf"^    {name} : .*\n((?: {{8}}.*\n)+)"
+        text = re.search(entry, CollisionClusterer.__doc__, re.MULTILINE)[1]
+        text = " ".join(text.partition('"auto" ')[2].split())
+        for value in values:
+            assert re.search(rf"(?<![\d.]){re.escape(str(value))}(?!\d)", text), name
+
+
+def test_docstring_has_the_constants_of_the_loop():
+    text = " ".join(CollisionClusterer.__doc__.split())
+    epochs, steps = _starts._TRIAL_EPOCHS, _starts._TRIAL_STEPS
+    assert f"trained for {epochs} epochs, or about {steps} steps" in text
+    assert f"Stop after {_training._PATIENCE} consecutive epochs" in text
 
 
 def test_no_page_installs_from_an_index():

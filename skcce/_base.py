@@ -482,7 +482,7 @@ converged_, n_features_in_, feature_names_in_
         state: TrainingState,
     ) -> None:
         try:
-            logits, loss = evaluate(model, data, objective, progress=1.0)
+            logits, loss = evaluate(model, data, objective, state, progress=1.0)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
         # All at once, because Ctrl-C may come in between.

@@ -104,20 +104,20 @@ def best_start(
         try:
             if state.error:
                 raise state.error
-            logits, loss = evaluate(candidate, data, objective, progress=0.0)
+            loss = evaluate(candidate, data, objective, state, progress=0.0)[1]
         except FloatingPointError as error:
             failure = advice(error, state.n_iter + bool(state.error))
             continue
         if verbose > 1:
             print(f"start {number} of {len(starts)}: loss {loss:.4f}")
         if best is None or loss < least:
-            best, least = (candidate, state, logits), loss
+            best, best_state, least = candidate, state, loss
         if state.interrupted:
-            best[1].interrupted = True
-            return best[:2]
+            best_state.interrupted = True
+            return best, best_state
     if best is None:
         raise ValueError(failure)
-    return best[0], begin(best[2], random_state)
+    return best, TrainingState(best_state.proba, random_state)
 
 
 def _match_sizes(labels: NDArray, prior: NDArray, data: TrainingData) -> NDArray:

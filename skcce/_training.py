@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
 from skcce._neighbors import draw_neighbors
 from skcce._objective import Objective
 from skcce._progress import progress_bar, show_epoch
+from skcce.losses import log_normalize
 
 # Stop after this many consecutive epochs with few label changes.
 _PATIENCE = 3
@@ -89,7 +89,7 @@ class TrainingState:
 
 def begin(logits: NDArray, random_state: np.random.RandomState) -> TrainingState:
     """Return where training begins for a model with these logits."""
-    return TrainingState(softmax(logits, axis=1), random_state)
+    return TrainingState(log_normalize(logits)[1], random_state)
 
 
 def train(
@@ -183,7 +183,7 @@ def _train_epoch(
             )
             loss += value * len(rows) / n_samples
             on_samples(len(rows))
-    state.proba = softmax(latest, axis=1)
+    state.proba = log_normalize(latest)[1]
     return loss
 
 
@@ -197,14 +197,20 @@ def _rows_to_read(
 
 
 def evaluate(
-    model: SoftmaxModel, data: TrainingData, objective: Objective, progress: float
+    model: SoftmaxModel,
+    data: TrainingData,
+    objective: Objective,
+    state: TrainingState,
+    progress: float,
 ) -> tuple[NDArray, float]:
     """Return the logits of all samples, and the value of the objective for them.
 
-    Raises FloatingPointError if they are not finite: no step follows that would tell.
+    The predictions of `state` become those of the model. Raises FloatingPointError if
+    they are not finite: no step follows that would tell.
     """
     logits = _finite_logits(model, data.X)
-    objective.begin_epoch(softmax(logits, axis=1), data.graph, progress)
+    state.proba = log_normalize(logits)[1]
+    objective.begin_epoch(state.proba, data.graph, progress)
     rows = np.arange(data.n_samples)
     # Always the same neighbors, so that values can be compared.
     views = logits[np.newaxis]

@@ -210,12 +210,12 @@ def collision_loss_and_gradient(
     result of :func:`log_normalize`, if it is already known.
     """
     log_total, proba = log_normalize(logits) if normalized is None else normalized
-    posterior = proba * pseudo_labels
-    hit = posterior.sum(axis=-1, keepdims=True)
+    gradient = proba * pseudo_labels
+    hit = gradient.sum(axis=-1, keepdims=True)
     limits = np.finfo(hit.dtype)
     if hit.min() > limits.tiny / limits.eps:
-        posterior /= hit
-        return -np.log(hit[..., 0]), proba - posterior
+        gradient /= hit
+        return -np.log(hit[..., 0]), np.subtract(proba, gradient, out=gradient)
     # Where products underflow, their logarithms do not.
     with np.errstate(divide="ignore"):
         joint = logits + np.log(pseudo_labels)
@@ -236,7 +236,8 @@ def through_softmax(proba: NDArray, slope: NDArray, weights: NDArray) -> NDArray
 def log_normalize(logits: NDArray) -> tuple[NDArray, NDArray]:
     """Return logsumexp (..., n_samples) and softmax of the rows, in one pass."""
     highest = logits.max(axis=-1, keepdims=True)
-    proba = np.exp(logits - highest)
+    proba = logits - highest
+    np.exp(proba, out=proba)
     total = proba.sum(axis=-1, keepdims=True)
     proba /= total
     return (highest + np.log(total))[..., 0], proba

@@ -258,7 +258,7 @@ def test_start_of_least_loss_is_trained_on(blobs, monkeypatch):
         trained.append(model)
         return train(model, *args, **kwargs)
 
-    def next_loss(model, data, objective, progress):
+    def next_loss(model, data, objective, state, progress):
         return model.decision_function(data.X), next(losses)
 
     for module in (skcce._base, skcce._starts):

@@ -34,6 +34,11 @@ def started(X, n_clusters=3):
     return model, begin(model.decision_function(X), random_state)
 
 
+def value_for(model, X):
+    state = begin(model.decision_function(X), None)
+    return evaluate(model, TrainingData(X), Collision(), state, 0.0)[1]
+
+
 def test_progress_goes_from_the_first_epoch_to_the_last(blobs):
     data = TrainingData(blobs[0])
     for plan, expected in (
@@ -73,7 +78,7 @@ def test_a_stream_has_no_last_epoch(blobs):
         )
         assert state.n_iter == 10
         assert state.stopped
-        values.append(evaluate(model, TrainingData(X), Collision(), 0.0)[1])
+        values.append(value_for(model, X))
     assert values[0] > values[-1]
 
 
@@ -109,8 +114,8 @@ def test_evaluation_changes_nothing(blobs, objective):
     X, _ = blobs
     graph = csr_array(np.eye(len(X))[::-1])
     data = TrainingData(X, graph=graph, in_pairs=objective.needs_views)
-    model, _ = started(X)
-    logits, value = evaluate(model, data, objective, 1.0)
-    again, same = evaluate(model, data, objective, 1.0)
+    model, state = started(X)
+    logits, value = evaluate(model, data, objective, state, 1.0)
+    again, same = evaluate(model, data, objective, state, 1.0)
     assert value == same
     assert_array_equal(logits, again)

@@ -94,26 +94,28 @@ class Collision(Objective):
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
         """Solve for the labels, and return the value and its gradient."""
         log_total, proba = log_normalize(logits)
-        source = proba[0] if self._averaged is None else self._averaged[batch.rows]
-        forward = self.divergence == "forward"
-        labels = solve_batch(
-            source,
-            self._lam,
-            self._prior,
-            forward=forward,
-            n_iter=self.em_iter,
-            weight=batch.weight,
-            fixed=batch.target,
-        )
+        labels = self._solve(proba[0], batch)
         loss, gradient = collision_loss_and_gradient(logits, labels, (log_total, proba))
         weights = view_weights(logits, batch, self.view_weight)
         gradient *= weights[..., np.newaxis]
         usage = (weights[0] @ labels).astype(np.float64)
         total = usage.sum()  # of the weights
         value = np.vdot(weights, loss) + total * self._lam * fairness(
-            usage / total, self._prior, forward
+            usage / total, self._prior, self.divergence == "forward"
         )
         return float(value), gradient
+
+    def _solve(self, proba: NDArray, batch: Batch) -> NDArray:
+        """Return the labels of a batch."""
+        return solve_batch(
+            proba if self._averaged is None else self._averaged[batch.rows],
+            self._lam,
+            self._prior,
+            forward=self.divergence == "forward",
+            n_iter=self.em_iter,
+            weight=batch.weight,
+            fixed=batch.target,
+        )
 
 
 class CollisionClusterer(SoftmaxClusterer):

@@ -161,10 +161,16 @@ def _em_iteration(proba, best, weight, weighted_prior, labels, old_sums, new_sum
             root[i] = one / total  # its room is free now
         for i in range(n_rows):
             inverse, counted = root[i], weight[first + i]
+            if counted == 1:  # all rows, mostly: a product would slow EM by a third
+                for k in range(n_clusters):
+                    y = force[i, k] * inverse
+                    labels[first + i, k] = y
+                    new_sums[first // _BLOCK, k] += y
+                continue
             for k in range(n_clusters):
-                labels[first + i, k] = force[i, k] * inverse
-            for k in range(n_clusters):
-                new_sums[first // _BLOCK, k] += counted * labels[first + i, k]
+                y = force[i, k] * inverse
+                labels[first + i, k] = y
+                new_sums[first // _BLOCK, k] += counted * y
 
 
 @kernel

@@ -15,24 +15,16 @@ _LEAST = 1e-30
 
 
 class Problem(NamedTuple):
-    """What is minimized, as a function of the labels of the free samples.
+    """What is minimized, as a function of the labels of the free samples."""
 
-    proba : (n_samples, n_clusters), predictions of the free samples
-    lam, prior, forward : the fairness term, with prior (n_clusters,)
-    weight : (n_samples,), of the free samples, non-negative
-    fixed_sum : (n_clusters,), sum of weight * label over the samples of fixed label
-    total_weight : of all samples, what the means are divided by
-    constant : what the loss has besides, that of the fixed labels
-    """
-
-    proba: NDArray
+    proba: NDArray  # (n_samples, n_clusters), predictions of the free samples
     lam: float
-    prior: NDArray
+    prior: NDArray  # (n_clusters,)
     forward: bool
-    weight: NDArray
-    fixed_sum: NDArray
-    total_weight: float
-    constant: float
+    weight: NDArray  # (n_samples,), of the free samples, non-negative
+    fixed_sum: NDArray  # (n_clusters,), sum of weight * label over the fixed labels
+    total_weight: float  # of all samples, what the means are divided by
+    constant: float  # what the loss has besides, that of the fixed labels
 
 
 def pose(
@@ -53,6 +45,7 @@ def pose(
         fixed_sum = sum_labels(*held[1:])
         constant = sum_losses(*held) / total if total > 0 else 0.0
         proba, weight = proba[free], weight[free]
+    lam = float(lam)  # an int would have the kernels compiled once more
     return Problem(proba, lam, prior, forward, weight, fixed_sum, total, constant)
 
 

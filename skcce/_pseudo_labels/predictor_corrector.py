@@ -106,12 +106,7 @@ def _take_steps(
     returns : whether there is no more to do
     """
     lam, prior, forward = candidates[-3:]
-    n_entries = 0.0
-    for i in range(len(candidates.weight)):
-        n_entries += candidates.weight[i] * (
-            candidates.first[i + 1] - candidates.first[i]
-        )
-    n_entries = max(n_entries, 1e-300)
+    n_entries = max((candidates.weight * np.diff(candidates.first)).sum(), 1e-300)
     n_iter, length, lowest_gap, milestone, n_in_vain = progress
     if n_iter == 0:
         _start(candidates, start, point)
@@ -185,10 +180,7 @@ def _start(candidates, start, point):
     label, _, _, pull, level, _, price = point
     for i in range(len(pull)):
         entries = range(first[i], first[i + 1])
-        hit = 0.0
-        for e in entries:
-            hit += ratio[e] / len(entries)
-        pull[i] = 1 / hit
+        pull[i] = 1 / ratio[first[i] : first[i + 1]].mean()
         top = -np.inf
         for e in entries:
             top = max(top, price[cluster[e]] + pull[i] * ratio[e])

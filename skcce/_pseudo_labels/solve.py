@@ -223,36 +223,39 @@ def solve_pseudo_labels(
 
     def certified(labels, n_iter, *price_and_response):
         loss, gap = certify(problem, labels, *price_and_response)
-        converged = gap <= tol * max(1.0, loss if np.isfinite(loss) else 0.0)
+        whole = loss + problem.constant
+        converged = gap <= tol * max(1.0, whole if np.isfinite(whole) else 0.0)
         return PseudoLabels(labels, loss, gap, n_iter, bool(converged))
 
     if solver == "interior-point":
         labels, price, response, n_iter = interior_point(problem, max_iter, tol)
         result = certified(labels, n_iter, price, response)
-        return result._replace(pseudo_labels=complete(labels, fixed))
-
-    labels = _start(proba, init, prior, forward, fixed)
-    best = None  # the last: EM never increases the loss
-    if solver == "em":
-        run = prepare_em(problem, labels, n_jobs)
     else:
-        run = partial(projected_gradient, problem, labels, step_size)
-        best = certified(labels.copy(), 0)
-    # A look at the gap costs less than an iteration; looks become rarer, so that they
-    # stay a small part of the time, and at most a tenth of the iterations is too many.
-    n_iter = 0
-    while True:
-        more = min(1 + n_iter // 10, max_iter - n_iter)
-        run(n_iter=more)
-        n_iter += more
-        result = certified(labels, n_iter)
-        if best is not None and not result.converged:
-            if result.loss <= best.loss:
-                best = result._replace(pseudo_labels=labels.copy())
-            result = best._replace(n_iter=n_iter)
-        if result.converged or n_iter == max_iter:
-            labels = complete(result.pseudo_labels, fixed)
-            return result._replace(pseudo_labels=labels)
+        labels = _start(proba, init, prior, forward, fixed)
+        best = None  # the last: EM never increases the loss
+        if solver == "em":
+            run = prepare_em(problem, labels, n_jobs)
+        else:
+            run = partial(projected_gradient, problem, labels, step_size)
+            best = certified(labels.copy(), 0)
+        # A look at the gap costs less than an iteration; looks become rarer, so that
+        # they stay a small part of the time, and at most a tenth of the iterations is
+        # too many.
+        n_iter, converged = 0, False
+        while n_iter < max_iter and not converged:
+            more = min(1 + n_iter // 10, max_iter - n_iter)
+            run(n_iter=more)
+            n_iter += more
+            result = certified(labels, n_iter)
+            converged = result.converged
+            if best is not None and not converged:
+                if result.loss <= best.loss:
+                    best = result._replace(pseudo_labels=labels.copy())
+                result = best._replace(n_iter=n_iter)
+    return result._replace(
+        pseudo_labels=complete(result.pseudo_labels, fixed),
+        loss=result.loss + problem.constant,
+    )
 
 
 def solve_batch(
@@ -318,7 +321,7 @@ def certify(
     price: NDArray | None = None,
     response: float | None = None,
 ) -> tuple[float, float]:
-    """Return loss and duality gap of the labels of the free samples.
+    """Return loss, but for its constant, and duality gap of the free samples' labels.
 
     price : the dual point; None takes the prices that balance the labels' usage.
     response : the samples' mean best response to `price`, if it is known.
@@ -327,16 +330,25 @@ def certify(
     collision, usage = collision_and_usage(problem, labels)
     loss = collision + lam * fairness(usage, prior, forward)
     if not weight.any():
-        return loss + problem.constant, 0.0  # no free label counts
+        return loss, 0.0  # no label makes a difference
     if price is None:
         price = balancing_price(usage, lam, prior, forward)
     if not np.isfinite(loss) or np.isposinf(price).any():
-        return loss + problem.constant, np.inf
+        return loss, np.inf
     if response is None:
         response, _ = mean_response(problem, price)
     gap = duality_gap(problem, collision, response, usage, price)
-    # By rounding, the samples' part may be below 0.
-    return loss + problem.constant, 0.0 if gap < 0 else gap
+    return loss, 0.0 if gap < 0 else gap  # the samples' part may be, by rounding
+
+
+def _check_labels(labels: ArrayLike, name: str, proba: NDArray) -> NDArray:
+    labels = check_simplex_rows(labels, name)
+    if labels.shape != proba.shape:
+        raise ValueError(
+            f"{name} has shape {labels.shape}, but proba has {proba.shape}; "
+            "they must be equal."
+        )
+    return labels
 
 
 def _check_fixed(
@@ -352,19 +364,15 @@ def _check_fixed(
         ensure_all_finite="allow-nan",
         input_name="fixed",
     )
-    if fixed.shape != proba.shape:
-        raise ValueError(
-            f"fixed has shape {fixed.shape}, but proba has {proba.shape}; they must be "
-            "equal. Rows of NaN are solved for."
-        )
-    free = np.isnan(fixed)
-    partly = free.any(axis=1) & ~free.all(axis=1)
+    missing = np.isnan(fixed)
+    free = missing.any(axis=-1, keepdims=True)
+    labels = _check_labels(np.where(free, 1 / len(prior), fixed), "fixed", proba)
+    partly = (missing != free).any(axis=1)
     if partly.any():
         raise ValueError(
             f"Row {partly.argmax()} of fixed is NaN in part; it must be a distribution "
             "that is held, or all NaN, to be solved for."
         )
-    labels = check_simplex_rows(np.where(free, 1 / len(prior), fixed), "fixed")
     forbidden = forward & (prior == 0) & (fixed > 0)
     if forbidden.any():
         row, cluster = np.argwhere(forbidden)[0]
@@ -387,12 +395,7 @@ def _start(
     if init is None:
         labels = positive_rows(proba)
     else:
-        labels = check_simplex_rows(init, "init").astype(proba.dtype, copy=True)
-        if labels.shape != proba.shape:
-            raise ValueError(
-                f"init has shape {labels.shape}, but proba has {proba.shape}; "
-                "they must be equal."
-            )
+        labels = _check_labels(init, "init", proba).astype(proba.dtype, copy=True)
     if fixed is not None:
         labels = labels[np.isnan(fixed[:, 0])]
     return _without_forbidden(labels, prior) if forward else labels

@@ -24,7 +24,7 @@ def advice(error: FloatingPointError, epoch: int) -> str:
 
 
 def raise_if_diverged(state: TrainingState) -> None:
-    """Raise ValueError for a training that went back to its last good epoch."""
+    """Raise ValueError if the model went back to its last good epoch."""
     if state.error:
         raise ValueError(
             f"{advice(state.error, state.n_iter + 1)} The estimator is fitted with "

@@ -10,8 +10,8 @@ from skcce._images import why_unread
 # Pillow and torch work without Python's lock, so threads are enough, and need neither
 # copies between processes nor a guarded __main__.
 
-# To look at a file from outside takes less time than to hand it to a thread: so many
-# at a time, and so many blocks ahead.
+# Looking at a file from outside takes less time than handing it to a thread, so that
+# threads get blocks of files; this many blocks are read ahead.
 _BLOCK, _BLOCKS_AHEAD = 16, 64
 
 
@@ -42,7 +42,7 @@ def read_ahead(
 
 def attempt(function: Callable, images: Sequence, row: int) -> tuple[Any, str]:
     """Return what `function` makes of an image, and why it could not, or ""."""
-    item = None  # until it is there
+    item = None  # until it is read
     try:
         item = images[row]
         return function(item), ""

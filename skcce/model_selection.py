@@ -57,7 +57,7 @@ def label_stability(
     X : array-like
         Data, such as the part that a search has held out.
     y : object, default=None
-        Ignored; it is there so that this is a scorer.
+        Ignored, but every scorer has it.
     n_subsamples : int, default=5
         Number :math:`B` of subsamples, and so of fits.
     subsample : float, default=0.8
@@ -143,7 +143,7 @@ def probe_accuracy(
         Data, such as the part that a search has held out. In a pipeline the classifier
         gets what the clusterer gets.
     y : object, default=None
-        Ignored; it is there so that this is a scorer.
+        Ignored, but every scorer has it.
     probe : classifier or None, default=None
         None is a logistic regression on standardized features.
     cv : int, default=5

@@ -128,6 +128,11 @@ def test_docstring_has_the_constants_of_the_loop():
     assert f"Stop after {_training._PATIENCE} consecutive epochs" in text
 
 
+def test_links_of_the_readme_lead_somewhere():
+    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
 def test_no_page_installs_from_an_index():
     """There is nothing there yet."""
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.rst")]

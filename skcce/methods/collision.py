@@ -156,8 +156,8 @@ class CollisionClusterer(SoftmaxClusterer):
         (11), read literally, 100.
     prior : array-like of shape (n_clusters,), default=None
         Target shares of the clusters (:math:`u`), scaled to sum to 1. Cluster k is the
-        one of share ``prior[k]``: of the clusters that k-means finds, the largest gets
-        the largest share. None means equal shares.
+        one of share ``prior[k]``: the largest cluster that k-means finds gets the
+        largest share. None means equal shares.
     divergence : {"reverse", "forward"}, default="reverse"
         ``"reverse"`` is the loss above, eq. (11); ``"forward"`` puts
         :math:`\mathrm{KL}(\bar y \,\|\, u)` in its place, eq. (10). They make the same

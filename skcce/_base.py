@@ -45,7 +45,7 @@ from skcce._persistence import (
 from skcce._settings import Settings, resolve
 from skcce._starts import best_start, find_starts
 from skcce._threads import single_blas_thread
-from skcce._training import TrainingState, evaluate, train
+from skcce._training import TrainingState, evaluate, finite_logits, train
 from skcce._weights import check_weights
 
 __all__ = ["SoftmaxClusterer"]
@@ -171,8 +171,9 @@ converged_, n_features_in_, feature_names_in_
             Not used by the fit; handed to scikit-learn's callbacks, which may compare
             it with the clusters of every epoch.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights; a sample of weight 2 counts as two equal ones. Only
-            their ratios matter. None means equal weights.
+            Non-negative weights; a sample of weight 2 counts as two equal ones, one of
+            weight 0 is given a label, and counts in nothing else. Only their ratios
+            matter. None means equal weights.
 
         Returns
         -------
@@ -419,13 +420,14 @@ converged_, n_features_in_, feature_names_in_
         """Return the model to be trained, and the data in the form that it takes."""
         model = LinearSoftmax() if self.model is None else self.model
         X = self._validate_input(X, model, reset=True)
-        n_samples = X.shape[0]
-        if self.n_clusters > n_samples:
+        data = TrainingData.of(X, check_weights(sample_weight, X.shape[0]))
+        if self.n_clusters > data.n_samples:
+            suffix = "." if data.kept is None else " of positive weight."
             raise ValueError(
                 f"n_clusters={self.n_clusters} must not be larger than "
-                f"n_samples={n_samples}."
+                f"n_samples={data.n_samples}{suffix}"
             )
-        return model, TrainingData(X, check_weights(sample_weight, n_samples))
+        return model, data
 
     def _validate_input(
         self, X: ArrayLike, model: SoftmaxModel, *, reset: bool
@@ -483,6 +485,8 @@ converged_, n_features_in_, feature_names_in_
     ) -> None:
         try:
             logits, loss = evaluate(model, data, objective, state, progress=1.0)
+            if data.kept is not None:
+                logits = finite_logits(model, data.given)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
         # All at once, because Ctrl-C may come in between.

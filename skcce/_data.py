@@ -1,6 +1,6 @@
 """The training data: samples, and what is known about them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,10 @@ class TrainingData:
         One step of the random walk to neighbors.
     in_pairs : bool
         Whether a batch brings a neighbor of each sample.
+    kept : ndarray of shape (n_samples,) or None
+        Numbers of the samples in `given`; None if `X` has them all.
+    given : any
+        What was given to the fit, samples of weight 0 included.
     """
 
     X: Any
@@ -33,6 +37,20 @@ class TrainingData:
     target: NDArray | None = None
     graph: csr_array | None = None
     in_pairs: bool = False
+    kept: NDArray | None = None
+    given: Any = None
+
+    @classmethod
+    def of(cls, X: Any, weight: NDArray | None) -> "TrainingData":
+        """Return the samples of positive weight: the others count in nothing."""
+        if weight is None or np.ptp(weight) == 0:
+            return cls(X, given=X)
+        if weight.all():
+            return cls(X, weight, given=X)
+        kept = np.flatnonzero(weight)
+        part = X[kept] if isinstance(X, np.ndarray) else _Part(X, kept)
+        rest = cls.of(part, weight[kept] / weight[kept].mean())
+        return replace(rest, kept=kept, given=X)
 
     @property
     def n_samples(self) -> int:
@@ -53,3 +71,17 @@ class TrainingData:
     def count(self, labels: NDArray, n_clusters: int) -> NDArray:
         """Return the weight of every cluster, shape (n_clusters,)."""
         return np.bincount(labels, weights=self.weight, minlength=n_clusters)
+
+
+class _Part:
+    """Some samples of something that is read batch by batch."""
+
+    def __init__(self, X: Any, rows: NDArray):
+        self._X, self._rows = X, rows
+        self.shape, self.ndim = (len(rows), *X.shape[1:]), X.ndim
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: NDArray | slice) -> Any:
+        return self._X[self._rows[rows]]

@@ -88,7 +88,7 @@ class SoftmaxModel(BaseEstimator):
         random_state : RandomState
             Source of all random numbers.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no initialize.")
 
     def train_step(
         self, X: NDArray, objective: BatchObjective, *, progress: float
@@ -98,7 +98,8 @@ class SoftmaxModel(BaseEstimator):
         Parameters
         ----------
         X : ndarray of shape (n, n_features), or rows of what `validate_input` returned
-            Batch.
+            Batch; for an objective that compares views, of a model that makes none,
+            with a neighbor of each row behind them.
         objective : callable
             Maps the logits of the batch, shape (n, n_clusters), to a value and its
             gradient with respect to them, which the model back-propagates as it is. A
@@ -113,7 +114,7 @@ class SoftmaxModel(BaseEstimator):
         float
             Value of the objective before the step.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no train_step.")
 
     def decision_function(self, X: NDArray) -> NDArray:
         """Return the logits.
@@ -128,7 +129,7 @@ class SoftmaxModel(BaseEstimator):
         ndarray of shape (n_samples, n_clusters)
             Logits, finite, one row per sample in the order of `X`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no decision_function.")
 
     def get_state(self) -> dict[str, Any]:
         """Return a copy of all that training changes.
@@ -136,10 +137,10 @@ class SoftmaxModel(BaseEstimator):
         Returns
         -------
         dict
-            Plain numbers, strings, lists, dicts and NumPy arrays: what a checkpoint
-            and a saved model hold, and what a fit returns to when its loss becomes NaN.
-            By default, all attributes except the parameters. The entry "optimizer", if
-            any, is left out of a saved model.
+            Plain numbers, strings, lists, dicts with strings for keys, and NumPy
+            arrays: what a checkpoint and a saved model hold, and what a fit returns to
+            when its loss becomes NaN. By default, all attributes except the parameters.
+            The entry "optimizer", if any, is left out of a saved model.
         """
         parameters = self.get_params(deep=False)
         return copy.deepcopy(

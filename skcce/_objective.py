@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator
 
 from skcce._pseudo_labels import check_prior
 
-__all__ = ["Batch", "Objective"]
+__all__ = ["Batch", "Objective", "view_weights"]
 
 
 class Batch(NamedTuple):
@@ -34,11 +34,12 @@ class Objective(BaseEstimator):
     """What a fit minimizes: a function of the logits of a batch.
 
     An objective knows neither the model nor its input. The training loop calls
-    `begin_epoch` before each pass over the data, and `__call__` for every batch. In
-    between the objective is pure: the same logits give the same value, so that a model
-    may call it several times, in a line search for example. All that an objective keeps
-    must follow from the arguments of `begin_epoch`; then a fit that is resumed from a
-    checkpoint ends as if it had never been interrupted.
+    `begin_epoch` before each pass over the data, and before each evaluation on all of
+    them, and `__call__` for every batch. In between the objective is pure: the same
+    logits give the same value, so that a model may call it several times, in a line
+    search for example. All that an objective keeps must follow from the arguments of
+    `begin_epoch`; then a fit that is resumed from a checkpoint ends as if it had never
+    been interrupted.
 
     An objective is a scikit-learn ``BaseEstimator``: ``__init__`` stores its
     parameters, which can be set and searched as ``objective__…``. What
@@ -75,7 +76,8 @@ class Objective(BaseEstimator):
             One step of the random walk to neighbors, rows sum to 1;
             ``skcce._neighbors.smooth`` averages along it. None without neighbors.
         progress : float
-            Fraction of the fit that is done: 0 in its first epoch, 1 in its last one.
+            Fraction of the fit that is done: 0 in its first epoch and in all trials of
+            starts, 1 in its last epoch and for `loss_`.
         """
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
@@ -85,8 +87,9 @@ class Objective(BaseEstimator):
         ----------
         logits : ndarray of shape (n_views, n, n_clusters)
             ``logits[0]`` belong to the samples; the others, if any, to views of them,
-            which are augmented copies or neighbors. A model that makes views makes none
-            for `loss_`: be ready for ``n_views == 1``.
+            which are augmented copies or neighbors (``DeepSoftmax(n_views=2)`` makes
+            three in all). A model that makes views makes none for `loss_`: be ready for
+            ``n_views == 1``.
         batch : Batch
             The samples.
 
@@ -99,14 +102,25 @@ class Objective(BaseEstimator):
             Exactly the gradient of `value`, in the dtype of the logits. The model
             back-propagates it as it is.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no __call__.")
 
 
 def view_weights(logits: NDArray, batch: Batch, view_weight: float) -> NDArray:
-    """Return the weight of every view of every sample, shape (n_views, n).
+    """Return the weights with which the views of the samples enter a mean.
 
-    The samples themselves have weights of mean 1 / n; the other views of a sample share
-    `view_weight` times its weight equally. The dtype is that of the logits.
+    Parameters
+    ----------
+    logits : ndarray of shape (n_views, n, n_clusters)
+        Logits of the samples and of their other views.
+    batch : Batch
+        The samples.
+    view_weight : float
+        Weight of the other views of a sample together, relative to its own.
+
+    Returns
+    -------
+    ndarray of shape (n_views, n)
+        Weights, in the dtype of the logits; those of the samples have mean 1 / n.
     """
     n_views, n = logits.shape[:2]
     weights = np.full((n_views, n), 1 / n, dtype=logits.dtype)

@@ -39,7 +39,7 @@ _MAY_CHANGE = frozenset({"max_iter", "tol", "verbose", "checkpoint"})
 
 # What a file holds of a fit that is unfinished, of one that is over, of the run that it
 # belongs to, and of its generator; and of which kind it is: a type, a list of one, or
-# an array of a dtype's kind and so many dimensions.
+# an array of a dtype's kind and a number of dimensions.
 _CURVES = {
     "loss_curve_": [float],
     "share_curve_": ("f", 2),
@@ -85,6 +85,7 @@ class Checkpoint:
             with suppress(FileNotFoundError):
                 self._path.stat()  # the name may be too long
         self._run = _describe_run(estimator, model, data)
+        self._model_class = type(model).__name__
         if self._path.exists():
             self._record = read_record(self._path)
             _check_same_run(self._path, self._record, self._run)
@@ -125,6 +126,7 @@ class Checkpoint:
             "training": {name: getattr(training, name) for name in _TRAINING},
             "fitted": fitted or curves(training),
             "model": training.model_state,
+            "model_class": self._model_class,
         }
         write_record(self._path, record)
 
@@ -133,7 +135,8 @@ def save_fit(path: str | os.PathLike, estimator: BaseEstimator) -> None:
     """Write a fitted estimator to a file, without what only more training needs."""
     state = dict(estimator.model_.get_state())
     state.pop("optimizer", None)
-    write_record(path, {"model": state, "fitted": fitted_attributes(estimator)})
+    record = {"model": state, "model_class": type(estimator.model_).__name__}
+    write_record(path, record | {"fitted": fitted_attributes(estimator)})
 
 
 def load_fit(
@@ -319,7 +322,7 @@ def _fitted_of(record: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(
     values: Any, kinds: Mapping[str, Any], optional: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return named values of a file, if all are there, of their kinds, and no more."""
+    """Return named values of a file, if all are known, and none is missing."""
     for name, value in values.items():
         if name not in kinds or not _is_of_kind(value, kinds[name]):
             raise ValueError(f"{name!r} is not what it should be")
@@ -342,6 +345,10 @@ def _restored(
 ) -> SoftmaxModel:
     """Return a clone of `model` in the state that a file holds."""
     with _damage_is_an_error(path, "does not fit the model"):
+        if record["model_class"] != type(model).__name__:
+            raise ValueError(
+                f"it holds a {record['model_class']}, not a {type(model).__name__}"
+            )
         return clone(model).set_state(record["model"])
 
 

@@ -75,7 +75,7 @@ def resolve(
             "DeepSoftmax(augment=...)."
         )
     if not isinstance(init, str):
-        init, n_init = labels_of_init(init, data.X, n_clusters), 1
+        init, n_init = labels_of_init(init, data, n_clusters), 1
     if isinstance(batch_size, str):
         batch_size = max(min(max(n_samples // 40, 32), 1000), n_clusters)
     prior = objective.prior
@@ -90,12 +90,12 @@ def resolve(
     )
 
 
-def labels_of_init(init: ArrayLike, X: NDArray, n_clusters: int) -> NDArray:
-    """Return labels for an `init` that holds centroids or labels."""
+def labels_of_init(init: ArrayLike, data: TrainingData, n_clusters: int) -> NDArray:
+    """Return labels of the training data for an `init` of centroids or labels."""
     init = check_array(init, ensure_2d=False, input_name="init")
-    if init.ndim == 2 and init.shape == (n_clusters, *X.shape[1:]):
-        return _nearest(X, init)
-    n_samples = X.shape[0]
+    if init.ndim == 2 and init.shape == (n_clusters, *data.X.shape[1:]):
+        return _nearest(data.X, init)
+    n_samples = data.given.shape[0]
     if init.shape != (n_samples,):
         raise ValueError(
             f"init must hold centroids, shape (n_clusters={n_clusters}, "
@@ -108,7 +108,7 @@ def labels_of_init(init: ArrayLike, X: NDArray, n_clusters: int) -> NDArray:
             f"Labels in init must be integers from 0 to {n_clusters - 1}, got "
             f"values from {init.min()} to {init.max()}."
         )
-    return labels
+    return labels if data.kept is None else labels[data.kept]
 
 
 def _nearest(X: NDArray, centroids: NDArray) -> NDArray:

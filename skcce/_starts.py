@@ -105,6 +105,8 @@ def best_start(
             if state.error:
                 raise state.error
             loss = evaluate(candidate, data, objective, state, progress=0.0)[1]
+            if model.makes_views and objective.needs_views and state.n_iter:
+                loss = state.loss_curve[-1]  # only training makes views
         except FloatingPointError as error:
             failure = advice(error, state.n_iter + bool(state.error))
             continue

@@ -126,7 +126,7 @@ def train(
                 changed = data.mean(before != after)
                 shares = data.count(after, state.proba.shape[1]) / data.n_samples
                 # Nothing has looked at the result of the last step yet.
-                _finite_logits(model, data.X[:_N_LOOKED_AT])
+                finite_logits(model, data.X[:_N_LOOKED_AT])
                 state.model_state = model.get_state()
                 state.loss_curve.append(loss)
                 state.share_curve.append(shares)
@@ -173,6 +173,12 @@ def _train_epoch(
                 views = logits.reshape(-1, len(batch.rows), logits.shape[-1])
                 latest[batch.rows] = views[0]
                 value, gradient = objective(views, batch)
+                if np.ndim(value) or np.shape(gradient) != views.shape:
+                    raise TypeError(
+                        f"objective={objective!r} must return a number and a gradient "
+                        f"of shape {views.shape}, got shapes {np.shape(value)} and "
+                        f"{np.shape(gradient)}."
+                    )
                 _check_finite("loss", value)
                 return value, gradient.reshape(logits.shape)
 
@@ -208,7 +214,7 @@ def evaluate(
     The predictions of `state` become those of the model. Raises FloatingPointError if
     they are not finite: no step follows that would tell.
     """
-    logits = _finite_logits(model, data.X)
+    logits = finite_logits(model, data.X)
     state.proba = log_normalize(logits)[1]
     objective.begin_epoch(state.proba, data.graph, progress)
     rows = np.arange(data.n_samples)
@@ -222,7 +228,8 @@ def evaluate(
     return logits, loss
 
 
-def _finite_logits(model: SoftmaxModel, X: Any) -> NDArray:
+def finite_logits(model: SoftmaxModel, X: Any) -> NDArray:
+    """Return the logits, or raise FloatingPointError if one is not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         logits = model.decision_function(X)
     _check_finite("logits", logits)

@@ -23,8 +23,11 @@ __all__ = [
     "collision_cross_entropy",
     "collision_cross_entropy_with_logits",
     "collision_entropy",
+    "collision_loss_and_gradient",
+    "log_normalize",
     "shannon_cross_entropy",
     "shannon_cross_entropy_with_logits",
+    "through_softmax",
 ]
 
 
@@ -206,8 +209,21 @@ def collision_loss_and_gradient(
 ) -> tuple[NDArray, NDArray]:
     """Compute :func:`collision_cross_entropy_with_logits` without any checks.
 
-    The logits may have leading dimensions more than the labels. `normalized` is the
-    result of :func:`log_normalize`, if it is already known.
+    Parameters
+    ----------
+    logits : ndarray of shape (..., n_samples, n_clusters)
+        Logits of the predictions, maybe of several views.
+    pseudo_labels : ndarray of shape (n_samples, n_clusters)
+        Soft labels, the same for all views.
+    normalized : tuple or None, default=None
+        Result of :func:`log_normalize` for these logits, if it is known.
+
+    Returns
+    -------
+    loss : ndarray of shape (..., n_samples)
+        Loss of each sample in nats.
+    gradient : ndarray of shape (..., n_samples, n_clusters)
+        Gradient of each loss with respect to its logits.
     """
     log_total, proba = log_normalize(logits) if normalized is None else normalized
     gradient = proba * pseudo_labels
@@ -224,17 +240,43 @@ def collision_loss_and_gradient(
 
 
 def through_softmax(proba: NDArray, slope: NDArray, weights: NDArray) -> NDArray:
-    """Turn derivatives with respect to probabilities into ones w.r.t. the logits.
+    r"""Turn derivatives with respect to probabilities into those for the logits.
 
-    proba, slope : (n_views, n, n_clusters)
-    weights : (n_views, n), by which the derivatives of each sample are multiplied
+    .. math:: w_i\, \sigma_{ik} \Bigl( s_{ik} - \sum_l \sigma_{il} s_{il} \Bigr)
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n_views, n_samples, n_clusters)
+        Softmax of the logits.
+    slope : ndarray of shape (n_views, n_samples, n_clusters)
+        Derivatives :math:`s`; a constant added to a row makes no difference.
+    weights : ndarray of shape (n_views, n_samples)
+        What the derivatives of each sample are multiplied by.
+
+    Returns
+    -------
+    ndarray of shape (n_views, n_samples, n_clusters)
+        Gradient with respect to the logits.
     """
     mean = np.einsum("vik,vik->vi", proba, slope)
     return weights[..., np.newaxis] * proba * (slope - mean[..., np.newaxis])
 
 
 def log_normalize(logits: NDArray) -> tuple[NDArray, NDArray]:
-    """Return logsumexp (..., n_samples) and softmax of the rows, in one pass."""
+    """Return logsumexp and softmax of the rows, in one pass.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (..., n_samples, n_clusters)
+        Logits.
+
+    Returns
+    -------
+    log_total : ndarray of shape (..., n_samples)
+        Log of the sum of their exponentials.
+    proba : ndarray of shape (..., n_samples, n_clusters)
+        Probabilities.
+    """
     highest = logits.max(axis=-1, keepdims=True)
     proba = logits - highest
     np.exp(proba, out=proba)

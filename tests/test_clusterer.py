@@ -84,8 +84,52 @@ def test_sample_weights_are_repeated_samples_from_a_given_start():
     estimator_checks.check_sample_weight_equivalence_on_dense_data("Given", clusterer)
 
 
-def fit(X, **parameters):
-    return CollisionClusterer(4, random_state=0).set_params(**parameters).fit(X)
+@pytest.mark.parametrize("parameters", [{}, {"init": "random"}, {"batch_size": 20}])
+def test_samples_of_weight_zero_are_as_if_they_were_not_there(blobs, parameters):
+    X, y = blobs
+    weight = (np.random.RandomState(0).uniform(size=300) < 0.3).astype(float)
+    few = weight > 0
+    X[~few] *= 1e3
+    weighted = CollisionClusterer(4, random_state=0, **parameters)
+    weighted.fit(X, sample_weight=3 * weight)
+    alone = CollisionClusterer(4, random_state=0, **parameters).fit(X[few])
+    assert_array_equal(weighted.coef_, alone.coef_)
+    assert weighted.loss_ == alone.loss_
+    assert_array_equal(weighted.labels_, weighted.predict(X))
+    given = CollisionClusterer(4, init=y, random_state=0).fit(X, sample_weight=weight)
+    assert np.mean(given.labels_[few] == y[few]) > 0.9
+
+
+@pytest.mark.parametrize(
+    "as_given", [list, pd.Series, np.float32, lambda w: w * 1e-300]
+)
+def test_only_ratios_of_weights_matter(blobs, as_given):
+    X, _ = blobs
+    weight = np.random.RandomState(0).uniform(0.5, 2, size=300).astype(np.float32)
+    expected = fit(X, sample_weight=weight.astype(float)).predict_proba(X)
+    weight = as_given(weight.astype(float))
+    assert_allclose(fit(X, sample_weight=weight).predict_proba(X), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ([1.0] * 299, r"sample_weight must have shape \(300,\)"),
+        (np.ones((300, 1)), r"sample_weight must have shape \(300,\)"),
+        ([-1.0] + [1.0] * 299, "sample_weight must not be negative"),
+        ([0.0] * 300, "not all zero"),
+        ([np.nan] * 300, "sample_weight contains NaN"),
+        ([1.0] * 3 + [0.0] * 297, "n_clusters=4 .* n_samples=3 of positive weight"),
+    ],
+)
+def test_weights_that_are_none(blobs, weight, message):
+    with pytest.raises(ValueError, match=message):
+        fit(blobs[0], sample_weight=weight)
+
+
+def fit(X, sample_weight=None, **parameters):
+    clusterer = CollisionClusterer(4, random_state=0).set_params(**parameters)
+    return clusterer.fit(X, sample_weight=sample_weight)
 
 
 def test_beats_kmeans_on_digits(digits):
@@ -567,7 +611,9 @@ def test_centroids_of_any_size_start_their_clusters(blobs, factor):
 
 def test_centroids_of_a_small_structure_far_from_an_outlier():
     X = np.array([[0.0]] * 50 + [[10.0]] * 50 + [[1e18]])
-    labels = labels_of_init(np.array([[0.0], [10.0], [1e18]]), X, 3)
+    labels = labels_of_init(
+        np.array([[0.0], [10.0], [1e18]]), TrainingData.of(X, None), 3
+    )
     assert_array_equal(np.bincount(labels), [50, 50, 1])
 
 

@@ -285,3 +285,13 @@ def test_skops(X, tmp_path):
     loaded = io.load(tmp_path / "fit.skops", trusted=trusted)
     assert_same_fit(loaded, fitted)
     assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
+
+
+class Other(LinearSoftmax):
+    """Says nothing of its own."""
+
+
+def test_a_file_of_another_class_is_refused(X, path):
+    linear().fit(X).save(path)
+    with pytest.raises(ValueError, match="it holds a LinearSoftmax, not a Other"):
+        linear(model=Other()).load(path)

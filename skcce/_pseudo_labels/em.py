@@ -39,7 +39,7 @@ _MIN_SIZE = 200_000  # labels, for a thread to be worth its start
 def prepare_em(
     problem: Problem, labels: NDArray, n_jobs: int | None = None
 ) -> Callable[[int], None]:
-    """Return a function that runs so many EM iterations on `labels`, in place.
+    """Return a function that runs `n_iter` EM iterations on `labels`, in place.
 
     What it needs once, for about the time of an iteration, is computed here. The result
     depends neither on `n_jobs`, the number of threads, nor on where the iterations are

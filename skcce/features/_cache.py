@@ -50,7 +50,7 @@ class FeatureCache:
             self._connection = None
 
     def read(self, keys: Iterable[bytes]) -> dict[bytes, NDArray]:
-        """Return those of the vectors that are there and whole."""
+        """Return the vectors that are stored, and not damaged."""
         found = {}
         if self._connection is not None:
             self._guarded(self._read, list(dict.fromkeys(keys)), found)

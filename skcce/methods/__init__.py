@@ -4,7 +4,7 @@ The names may still change.
 """
 
 from skcce._base import SoftmaxClusterer
-from skcce._objective import Batch, Objective
+from skcce._objective import Batch, Objective, view_weights
 from skcce.methods.collision import Collision
 from skcce.methods.invariant_information import InvariantInformation
 from skcce.methods.mutual_information import MutualInformation
@@ -16,4 +16,5 @@ __all__ = [
     "MutualInformation",
     "Objective",
     "SoftmaxClusterer",
+    "view_weights",
 ]

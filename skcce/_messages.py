@@ -43,7 +43,7 @@ def warn_of_collapse(state: TrainingState, n_wanted: int) -> None:
             f"Only {n_used[-1]} of {n_wanted} clusters are used after "
             f"{state.n_iter} epochs: the fit has collapsed, and an empty cluster "
             "hardly ever comes back. Stop it, and try a larger lam, a smaller "
-            "learning rate, or a larger batch_size.",
+            "learning rate or weight decay, or a larger batch_size.",
             ConvergenceWarning,
             stacklevel=2,
         )

@@ -249,7 +249,7 @@ class Wrong(Objective):
 def test_an_objective_that_returns_something_else_is_named(blobs, what):
     clusterer = SoftmaxClusterer(4, objective=Wrong(what))
     with pytest.raises(
-        TypeError, match=r"Wrong.* number and a gradient of shape \(1, "
+        TypeError, match=r"Wrong.* a number and a gradient of"
     ):
         clusterer.fit(blobs[0])
 

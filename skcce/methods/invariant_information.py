@@ -26,6 +26,9 @@ class InvariantInformation(Objective):
     several, :math:`\tilde\sigma_i` is their mean prediction, and if it has none, as in
     the `loss_` of a network, it is its own view.
 
+    A network needs a small ``DeepSoftmax(weight_decay=...)``: near uniform predictions
+    the gradient vanishes, and the default of 0.01 may hold it there.
+
     Parameters
     ----------
     gamma : float, default=1.0

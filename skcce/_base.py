@@ -484,7 +484,9 @@ converged_, n_features_in_, feature_names_in_
         state: TrainingState,
     ) -> None:
         try:
-            logits, loss = evaluate(model, data, objective, state, progress=1.0)
+            # A copy, as a checkpoint goes on from the predictions of the last epoch.
+            final = copy.copy(state)
+            logits, loss = evaluate(model, data, objective, final, progress=1.0)
             if data.kept is not None:
                 logits = finite_logits(model, data.given)
         except FloatingPointError as error:

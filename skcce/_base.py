@@ -186,7 +186,7 @@ converged_, n_features_in_, feature_names_in_
             If a parameter is out of its range or does not fit the data, or `X` is
             empty, not 2-D, or not finite; if `checkpoint` is that of another run; or if
             the loss becomes NaN. In the last case, the model goes back to the end of
-            the last good epoch, and the estimator is fitted with that.
+            the last good epoch, if there is one, and the estimator is fitted with that.
         TypeError
             If `X` is sparse.
 
@@ -220,10 +220,10 @@ converged_, n_features_in_, feature_names_in_
                 model, state = checkpoint.resume(model, random_state)
             else:
                 starts = find_starts(rows, data, settings, random_state)
+                rows = None  # of no more use
                 model, state = best_start(
                     model, data, objective, starts, settings, random_state, self.verbose
                 )
-            del rows
             self._train(model, data, objective, settings, state, checkpoint, callbacks)
             self._set_attributes(model, data, objective, state)
         callbacks.end_fit()

@@ -120,11 +120,13 @@ def draw_neighbors(
     graph: csr_array, rows: NDArray, random_state: np.random.RandomState
 ) -> NDArray:
     """Draw where the walk leads from each of `rows` (n,) in one step."""
-    entries = graph.data.cumsum(dtype=np.float64)
-    before = np.append(0, entries)[graph.indptr]
-    low, high = before[rows], before[rows + 1]
-    drawn = entries.searchsorted(
-        low + random_state.random_sample(len(rows)) * (high - low), side="right"
-    )
+    first, n_entries = graph.indptr[rows], np.diff(graph.indptr)[rows]
+    last = n_entries.cumsum()
+    # The entries of all these rows, one row after the other.
+    entries = np.repeat(first - (last - n_entries), n_entries) + np.arange(last[-1])
+    ahead = graph.data[entries].cumsum(dtype=np.float64)
+    low = np.append(0, ahead)[last - n_entries]
+    drawn = low + random_state.random_sample(len(rows)) * (ahead[last - 1] - low)
+    found = ahead.searchsorted(drawn, side="right")
     # Rounding may lead past the row's last entry.
-    return graph.indices[np.minimum(drawn, graph.indptr[rows + 1] - 1)]
+    return graph.indices[entries[np.minimum(found, last - 1)]]

@@ -49,12 +49,16 @@ class Objective(BaseEstimator):
     ----------
     needs_views : bool
         Whether it compares views of a sample. If the model makes none, each sample is
-        given a neighbor, drawn anew in every epoch, as its second view.
+        given a neighbor, drawn anew in every epoch, as its second view; a tenth of the
+        samples draw themselves.
+    uses_neighbors : bool
+        Whether `begin_epoch` reads the graph of neighbors.
     prior : array-like of shape (n_clusters,) or None
         Shares of the clusters that it asks for; None if they are equal.
     """
 
     needs_views: ClassVar[bool] = False
+    uses_neighbors: ClassVar[bool] = False
     prior: ArrayLike | None = None
     _parameter_constraints: ClassVar[dict] = {}
 
@@ -73,8 +77,8 @@ class Objective(BaseEstimator):
         proba : ndarray of shape (n_samples, n_clusters)
             Latest predictions for all training samples.
         graph : csr_array of shape (n_samples, n_samples) or None
-            One step of the random walk to neighbors, rows sum to 1;
-            ``skcce._neighbors.smooth`` averages along it. None without neighbors.
+            One step of a random walk to neighbors, rows sum to 1: ``graph @ proba``
+            averages along it. None without neighbors.
         progress : float
             Fraction of the fit that is done: 0 in its first epoch and in all trials of
             starts, 1 in its last epoch and for `loss_`.
@@ -99,7 +103,8 @@ class Objective(BaseEstimator):
             A mean over the samples, so that it does not grow with the batch. The
             objective decides how samples and views are weighted.
         gradient : ndarray of shape (n_views, n, n_clusters)
-            Exactly the gradient of `value`, in the dtype of the logits. The model
+            Exactly the gradient of `value`, in the dtype of the logits; what the
+            objective solves for, such as pseudo-labels, is held fixed. The model
             back-propagates it as it is.
         """
         raise NotImplementedError(f"{type(self).__name__} has no __call__.")

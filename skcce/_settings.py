@@ -61,6 +61,8 @@ def resolve(
         for name in ("n_neighbors", "init", "n_init", "batch_size")
     )
     in_pairs = objective.needs_views and not model.makes_views
+    if not isinstance(init, str):
+        init, n_init = labels_of_init(init, data, n_clusters), 1
     if estimator.n_neighbors == "auto":
         most = n_samples // (4 * n_clusters)
         n_neighbors = min(n_neighbors, most)
@@ -68,14 +70,16 @@ def resolve(
         raise ValueError(
             f"n_neighbors={n_neighbors} must be smaller than n_samples={n_samples}."
         )
-    if in_pairs and n_neighbors == 0:
+    if in_pairs and (n_neighbors == 0 or data.X.ndim != 2):
+        neighbors = f"n_neighbors > 0 (it is {n_neighbors}), or "
         raise ValueError(
             f"objective={objective!r} compares views of a sample: it needs "
-            "n_neighbors > 0, or a model that makes views, such as "
+            f"{neighbors if data.X.ndim == 2 else ''}a model that makes views, such as "
             "DeepSoftmax(augment=...)."
         )
-    if not isinstance(init, str):
-        init, n_init = labels_of_init(init, data, n_clusters), 1
+    from_kmeans = isinstance(init, str) and init == "k-means"
+    if not (objective.uses_neighbors or in_pairs or from_kmeans):
+        n_neighbors = 0  # nobody asks for them
     if isinstance(batch_size, str):
         batch_size = max(min(max(n_samples // 40, 32), 1000), n_clusters)
     prior = objective.prior

@@ -180,7 +180,7 @@ def _train_epoch(
                         f"{np.shape(gradient)}."
                     )
                 _check_finite("loss", value)
-                return value, gradient.reshape(logits.shape)
+                return float(value), gradient.reshape(logits.shape)
 
             value = model.train_step(
                 data.X[_rows_to_read(data, rows, state.random_state)],
@@ -225,7 +225,7 @@ def evaluate(
         views = logits[both].reshape(2, *logits.shape)
     loss, _ = objective(views, data.batch(rows))
     _check_finite("loss", loss)
-    return logits, loss
+    return logits, float(loss)
 
 
 def finite_logits(model: SoftmaxModel, X: Any) -> NDArray:

@@ -1,8 +1,12 @@
 """Weights of samples: a sample of weight 2 counts as two equal ones."""
 
+from numbers import Real
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_array
+
+_LEAST = 1e-30  # relative to the largest; less would vanish in float32
 
 
 def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray | None:
@@ -12,6 +16,8 @@ def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray | 
     """
     if sample_weight is None:
         return None
+    if isinstance(sample_weight, Real):
+        sample_weight = [sample_weight]
     weight = check_array(
         sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
     )
@@ -27,4 +33,5 @@ def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray | 
         )
     # Divided by the largest first, so that the sum of huge weights does not overflow.
     weight = weight / weight.max()
+    weight[weight < _LEAST] = 0
     return weight / weight.mean()

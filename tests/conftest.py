@@ -24,6 +24,7 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
 from skcce import CollisionClusterer
+from skcce._pseudo_labels.objective import collision_and_usage, fairness, pose
 
 # --- Tests that hang --------------------------------------------------------
 
@@ -76,6 +77,13 @@ SOLVERS = [
     ("pgd", "reverse"),
     ("pgd", "forward"),
 ]
+
+
+def pseudo_label_loss(proba, labels, lam, prior, forward=False, weight=None):
+    """Evaluate eq. (11), or eq. (10) if `forward`."""
+    problem = pose(proba, lam, prior, forward, weight)
+    collision, usage = collision_and_usage(problem, labels)
+    return collision + lam * fairness(usage, prior, forward)
 
 
 # The same images in other arrays, or in PIL's.

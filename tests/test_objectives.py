@@ -7,6 +7,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
+import skcce._neighbors
 import skcce._starts
 from skcce import CollisionClusterer
 from skcce._neighbors import neighbor_graph, smooth
@@ -248,9 +249,7 @@ class Wrong(Objective):
 @pytest.mark.parametrize("what", ["shape", "order"])
 def test_an_objective_that_returns_something_else_is_named(blobs, what):
     clusterer = SoftmaxClusterer(4, objective=Wrong(what))
-    with pytest.raises(
-        TypeError, match=r"Wrong.* a number and a gradient of"
-    ):
+    with pytest.raises(TypeError, match=r"Wrong.* a number and a gradient of"):
         clusterer.fit(blobs[0])
 
 
@@ -275,3 +274,29 @@ def test_starts_of_views_are_compared_with_their_views(blobs, monkeypatch):
     assert len(curves) == 4
     for text, curve in zip(printed, curves, strict=False):
         assert f"loss {curve[-1]:.4f}" in text
+
+
+def test_neighbors_are_found_for_those_who_ask(blobs, monkeypatch):
+    """The search is quadratic in the samples: not for objectives that ignore them."""
+    searched = []
+    find = skcce._neighbors.neighbor_graph
+
+    def spy(*args):
+        searched.append(args)
+        return find(*args)
+
+    monkeypatch.setattr(skcce._neighbors, "neighbor_graph", spy)
+    settings = {"init": "random", "n_init": 1, "random_state": 0, "tol": 1.0}
+    for objective in (MutualInformation(), Collision(), InvariantInformation()):
+        SoftmaxClusterer(4, objective=objective, **settings).fit(blobs[0])
+    assert len(searched) == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_cluster_of_no_prior_costs_the_same_in_every_dtype(dtype, rng):
+    logits = rng.normal(size=(1, 7, 3))
+    objective = begun(MutualInformation(prior=[1, 1, 0]))
+    expected, by_double = objective(logits, Batch(np.arange(7)))
+    value, gradient = objective(logits.astype(dtype), Batch(np.arange(7)))
+    assert_allclose(value, expected, rtol=1e-6)
+    assert_allclose(gradient, by_double, atol=1e-5)

@@ -4,7 +4,7 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import SOLVERS
+from conftest import SOLVERS, pseudo_label_loss
 from mpmath import fsum, log, mpf, workdps
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
@@ -15,7 +15,6 @@ from skcce._pseudo_labels import (
     check_prior,
     fairness,
     predictor_corrector,
-    pseudo_label_loss,
 )
 from skcce._pseudo_labels.dual import balancing_price, duality_gap
 from skcce._pseudo_labels.objective import kl_divergence, pose

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import pseudo_label_loss
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mpmath import fsum, mpf, workdps
@@ -10,7 +11,7 @@ from scipy.optimize import LinearConstraint, minimize
 from scipy.special import softmax
 
 from skcce import solve_pseudo_labels
-from skcce._pseudo_labels import positive_rows, pseudo_label_loss
+from skcce._pseudo_labels import positive_rows
 from skcce._pseudo_labels.em import prepare_em
 from skcce._pseudo_labels.objective import pose
 

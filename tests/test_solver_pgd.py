@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from conftest import pseudo_label_loss
 from numpy.testing import assert_allclose
 from scipy.special import softmax
 
 from skcce import solve_pseudo_labels
-from skcce._pseudo_labels import pseudo_label_loss
 from skcce._pseudo_labels.projected_gradient import _gradient_step
 
 both_divergences = pytest.mark.parametrize("divergence", ["reverse", "forward"])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import SOLVERS
+from conftest import SOLVERS, pseudo_label_loss
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 from skcce import solve_pseudo_labels
-from skcce._pseudo_labels import check_prior, pseudo_label_loss, solve_batch
+from skcce._pseudo_labels import check_prior, solve_batch
 from skcce._pseudo_labels.dual import mean_response, respond
 from skcce._pseudo_labels.objective import pose
 

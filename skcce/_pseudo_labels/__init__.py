@@ -4,7 +4,6 @@ from skcce._pseudo_labels.objective import (
     check_prior,
     fairness,
     positive_rows,
-    pseudo_label_loss,
 )
 from skcce._pseudo_labels.solve import (
     MAX_LAM,
@@ -19,7 +18,6 @@ __all__ = [
     "check_prior",
     "fairness",
     "positive_rows",
-    "pseudo_label_loss",
     "solve_batch",
     "solve_pseudo_labels",
 ]

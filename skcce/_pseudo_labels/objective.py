@@ -144,17 +144,3 @@ def collision_and_usage(problem: Problem, labels: NDArray) -> tuple[float, NDArr
     loss_sum = sum_losses(problem.proba, labels, problem.weight)
     label_sum = sum_labels(labels, problem.weight) + problem.fixed_sum
     return loss_sum / problem.total_weight, label_sum / problem.total_weight
-
-
-def pseudo_label_loss(
-    proba: NDArray,
-    labels: NDArray,
-    lam: float,
-    prior: NDArray,
-    forward: bool = False,
-    weight: NDArray | None = None,
-) -> float:
-    """Evaluate eq. (11), or eq. (10) if `forward`."""
-    problem = pose(proba, lam, prior, forward, weight)
-    collision, usage = collision_and_usage(problem, labels)
-    return collision + lam * fairness(usage, prior, forward)

@@ -55,6 +55,7 @@ class Collision(Objective):
         EM iterations per batch; the forward divergence is solved to a gap of 0.01.
     """
 
+    uses_neighbors = True
     _parameter_constraints: ClassVar[dict] = {
         "lam": [Interval(Real, 0, MAX_LAM, closed="right"), tuple, list],
         "divergence": [StrOptions({"reverse", "forward"})],
@@ -107,8 +108,10 @@ class Collision(Objective):
 
     def _solve(self, proba: NDArray, batch: Batch) -> NDArray:
         """Return the labels of a batch."""
+        if self._averaged is not None:
+            proba = self._averaged[batch.rows].astype(proba.dtype, copy=False)
         return solve_batch(
-            proba if self._averaged is None else self._averaged[batch.rows],
+            proba,
             self._lam,
             self._prior,
             forward=self.divergence == "forward",
@@ -225,11 +228,12 @@ class CollisionClusterer(SoftmaxClusterer):
         Loss in each epoch, the mean over its batches, with its value of `lam`: each
         batch counts the fairness of its own labels, and the weighted loss of its views.
     share_curve_ : ndarray of shape (n_epochs, n_clusters)
-        Share of the samples in each cluster, in each epoch.
+        Share of the samples, by weight, in each cluster, in each epoch.
     n_iter_ : int
         Number of epochs.
     converged_ : bool
-        Whether at most ``tol`` of the samples changed cluster in the last epoch.
+        Whether at most ``tol`` of the samples, by weight, changed cluster in the last
+        epoch.
     n_features_in_ : int
         Number of features seen during fit.
     feature_names_in_ : ndarray of shape (n_features,)

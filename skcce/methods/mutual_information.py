@@ -14,6 +14,8 @@ from skcce.losses import log_normalize, through_softmax
 
 __all__ = ["MutualInformation"]
 
+_LEAST = 1e-30  # share whose logarithm is taken for that of zero
+
 
 class MutualInformation(Objective):
     r"""Certain predictions, with cluster shares near a prior.
@@ -71,11 +73,10 @@ class MutualInformation(Objective):
         log_proba = logits - log_total[..., np.newaxis]
         weights = view_weights(logits, batch, self.view_weight)
         total = weights.sum()
-        usage = np.einsum("vi,vik->k", weights, proba) / total
-        tiny = np.finfo(logits.dtype).tiny
-        log_ratio = np.log(np.maximum(usage, tiny) / np.maximum(self._prior, tiny))
+        usage = np.einsum("vi,vik->k", weights, proba, dtype=np.float64) / total
+        log_ratio = np.log(np.maximum(usage, _LEAST) / np.maximum(self._prior, _LEAST))
         # Derivative of the value with respect to a probability, divided by the weight
         # of its sample; constants are left out, as the softmax cancels them.
         slope = self.lam * log_ratio.astype(logits.dtype) - log_proba
-        value = np.einsum("vi,vik,vik->", weights, proba, slope)
+        value = np.einsum("vi,vik,vik->", weights, proba, slope, dtype=np.float64)
         return float(value), through_softmax(proba, slope, weights)

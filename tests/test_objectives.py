@@ -276,6 +276,7 @@ def test_starts_of_views_are_compared_with_their_views(blobs, monkeypatch):
         assert f"loss {curve[-1]:.4f}" in text
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_neighbors_are_found_for_those_who_ask(blobs, monkeypatch):
     """The search is quadratic in the samples: not for objectives that ignore them."""
     searched = []

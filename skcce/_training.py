@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
 from skcce._neighbors import draw_neighbors
-from skcce._objective import Objective
+from skcce._objective import Batch, Objective
 from skcce._progress import progress_bar, show_epoch
 from skcce.losses import log_normalize
 
@@ -169,18 +169,11 @@ def _train_epoch(
 
             def evaluate_batch(logits, batch=batch):
                 _check_finite("logits", logits)
-                # Model's views of the samples and, behind them, of their neighbors.
+                # The model's views of the samples and, behind them, of their neighbors.
                 views = logits.reshape(-1, len(batch.rows), logits.shape[-1])
                 latest[batch.rows] = views[0]
-                value, gradient = objective(views, batch)
-                if np.ndim(value) or np.shape(gradient) != views.shape:
-                    raise TypeError(
-                        f"objective={objective!r} must return a number and a gradient "
-                        f"of shape {views.shape}, got shapes {np.shape(value)} and "
-                        f"{np.shape(gradient)}."
-                    )
-                _check_finite("loss", value)
-                return float(value), gradient.reshape(logits.shape)
+                value, gradient = _checked(objective, views, batch)
+                return value, gradient.reshape(logits.shape)
 
             value = model.train_step(
                 data.X[_rows_to_read(data, rows, state.random_state)],
@@ -191,6 +184,20 @@ def _train_epoch(
             on_samples(len(rows))
     state.proba = log_normalize(latest)[1]
     return loss
+
+
+def _checked(
+    objective: Objective, logits: NDArray, batch: Batch
+) -> tuple[float, NDArray]:
+    """Call an objective, which may be anybody's, and check what it returns."""
+    value, gradient = objective(logits, batch)
+    if np.ndim(value) or np.shape(gradient) != logits.shape:
+        raise TypeError(
+            f"objective={objective!r} must return a number and a gradient of shape "
+            f"{logits.shape}, got shapes {np.shape(value)} and {np.shape(gradient)}."
+        )
+    _check_finite("loss", value)
+    return float(value), gradient
 
 
 def _rows_to_read(
@@ -223,9 +230,7 @@ def evaluate(
     if data.in_pairs:
         both = _rows_to_read(data, rows, np.random.RandomState(0))
         views = logits[both].reshape(2, *logits.shape)
-    loss, _ = objective(views, data.batch(rows))
-    _check_finite("loss", loss)
-    return logits, float(loss)
+    return logits, _checked(objective, views, data.batch(rows))[0]
 
 
 def finite_logits(model: SoftmaxModel, X: Any) -> NDArray:

@@ -1,7 +1,9 @@
 """The training loop (Algorithm 2 of the paper), for any objective and any model."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,9 +170,8 @@ def _train_epoch(
             batch = data.batch(rows)
 
             def evaluate_batch(logits, batch=batch):
-                _check_finite("logits", logits)
                 # The model's views of the samples and, behind them, of their neighbors.
-                views = logits.reshape(-1, len(batch.rows), logits.shape[-1])
+                views = _finite(logits).reshape(-1, len(batch.rows), logits.shape[-1])
                 latest[batch.rows] = views[0]
                 value, gradient = _checked(objective, views, batch)
                 return value, gradient.reshape(logits.shape)
@@ -191,12 +192,13 @@ def _checked(
 ) -> tuple[float, NDArray]:
     """Call an objective, which may be anybody's, and check what it returns."""
     value, gradient = objective(logits, batch)
-    if np.ndim(value) or np.shape(gradient) != logits.shape:
+    if not isinstance(value, Real) or np.shape(gradient) != logits.shape:
         raise TypeError(
             f"objective={objective!r} must return a number and a gradient of shape "
             f"{logits.shape}, got shapes {np.shape(value)} and {np.shape(gradient)}."
         )
-    _check_finite("loss", value)
+    if not math.isfinite(value):
+        raise FloatingPointError("The loss became infinite or NaN")
     return float(value), gradient
 
 
@@ -237,10 +239,10 @@ def finite_logits(model: SoftmaxModel, X: Any) -> NDArray:
     """Return the logits, or raise FloatingPointError if one is not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         logits = model.decision_function(X)
-    _check_finite("logits", logits)
+    return _finite(logits)
+
+
+def _finite(logits: NDArray) -> NDArray:
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("The logits became infinite or NaN")
     return logits
-
-
-def _check_finite(what: str, values: Any) -> None:
-    if not np.isfinite(values).all():
-        raise FloatingPointError(f"The {what} became infinite or NaN")

@@ -229,7 +229,7 @@ def test_errors_before_the_training_call_nobody(data):
 
 @needs_callbacks
 def test_resumed_training_shows_the_epochs_to_come(data, tmp_path):
-    X, path = data["deep"], tmp_path / "run.pt"
+    X, path = data["deep"], tmp_path / "run.npz"
     make("deep", checkpoint=path).set_callbacks(Recorder(stop_at=3)).fit(X)
     recorder = Recorder()
     resumed = make("deep", checkpoint=path).set_callbacks(recorder).fit(X)
@@ -362,7 +362,7 @@ def test_lines_of_epochs(data, kind, capsys):
 
 
 def test_bar_of_a_resumed_training_begins_where_it_stood(data, tmp_path, capsys):
-    X, path = data["deep"], tmp_path / "run.pt"
+    X, path = data["deep"], tmp_path / "run.npz"
     make("deep", max_iter=3, checkpoint=path).fit(X)
     make("deep", checkpoint=path, verbose=2).fit(X)
     output = capsys.readouterr()

@@ -5,6 +5,7 @@ import torch
 from conftest import backwards, every_second, memmap, pil_images, read_only, save
 from numpy.testing import assert_array_equal
 from PIL import Image
+from sklearn.base import clone
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
@@ -697,3 +698,19 @@ def test_a_checkpoint_of_paths_is_gone_on_with(tmp_path):
     Image.new("RGB", (W, H)).save(paths[3])
     with pytest.raises(ValueError, match=r"another run.*data"):
         make(4, checkpoint=checkpoint).fit(paths)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_images_of_weight_zero_are_as_if_they_were_not_there(tmp_path):
+    X = color_images(3, n=20)
+    paths = save(pil_images(X), tmp_path / "images")
+    weight = np.arange(20) % 3 > 0
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    model = DeepSoftmax(network, device="cpu", n_threads=1)
+    settings = {"model": model, "n_init": 1, "max_iter": 2, "batch_size": 6}
+    clusterer = CollisionClusterer(2, random_state=0, **settings)
+    alone = clone(clusterer).fit(X[weight]).predict_proba(X)
+    for images in (X, paths, torch.from_numpy(X)):
+        clusterer.fit(images, sample_weight=weight)
+        assert_array_equal(clusterer.predict_proba(X), alone)
+        assert_array_equal(clusterer.labels_, clusterer.predict(images))

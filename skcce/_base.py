@@ -434,6 +434,8 @@ converged_, n_features_in_, feature_names_in_
     ) -> NDArray:
         data = model.validate_input(X)
         if data is not None:
+            for name in ("n_features_in_", "feature_names_in_") if reset else ():
+                vars(self).pop(name, None)  # those of an earlier fit to a table
             return data
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
 

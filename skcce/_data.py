@@ -79,6 +79,7 @@ class _Part:
     def __init__(self, X: Any, rows: NDArray):
         self._X, self._rows = X, rows
         self.shape, self.ndim = (len(rows), *X.shape[1:]), X.ndim
+        self.nbytes = getattr(X, "nbytes", np.inf)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -197,6 +198,8 @@ def write_record(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
                         np.lib.format.write_array(member, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            shutil.copymode(path, part)
         part.replace(path)
 
 
@@ -398,8 +401,9 @@ def _describe_run(
     for name in parameters.keys() - _MAY_CHANGE:
         run |= _described(name, parameters[name])
     run["data"] = _fingerprint(data.X)
-    if data.weight is not None:
-        run["sample_weight"] = _fingerprint(data.weight)
+    for name, values in (("sample_weight", data.weight), ("kept", data.kept)):
+        if values is not None:
+            run[name] = _fingerprint(values)
     return run
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_array
 
-_LEAST = 1e-30  # relative to the largest; less would vanish in float32
+_LEAST = 1e-16  # relative to the largest; less is lost in a sum
 
 
 def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> NDArray | None:

@@ -626,7 +626,9 @@ def test_bad_files_are_named_in_one_error_when_opened(tmp_path):
 def test_a_file_of_another_size_is_named_when_opened(tmp_path):
     paths = save(pil_images(color_images(3)), tmp_path)
     Image.new("RGB", (W + 1, H)).save(paths[5])
+    Image.new("RGB", (W, H + 1)).save(paths[7])
     message = f"row 5: {paths[5]} has {W + 1} x {H} pixels, the first one {W} x {H} pix"
+    message = f"2 of [0-9]+ images.*\n.*{message}.*\n.*row 7: {paths[7]} has"
     with pytest.raises(ValueError, match=message):
         open_images(paths, 3)
 

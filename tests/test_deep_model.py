@@ -878,17 +878,36 @@ def test_normalize_by_zero_is_named(images):
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "message"),
     [
-        np.zeros((5, 9, 8), dtype=np.uint8),
-        np.zeros((5, 8, 8, 3), dtype=np.uint8),
-        np.zeros((5, 64)),
+        (np.zeros((5, 9, 8), dtype=np.uint8), r"do not fit.* \(1, 8, 8\)"),
+        (np.zeros((5, 8, 8, 3), dtype=np.uint8), "as many channels as .*, 1, first"),
+        (np.zeros((5, 64)), r"do not fit.* \(1, 8, 8\)"),
     ],
 )
-def test_images_of_another_size_at_predict(images, other):
+def test_images_of_another_size_at_predict(images, other, message):
     clusterer = make().fit(images)
-    with pytest.raises(ValueError, match=r"do not fit.* \(1, 8, 8\)"):
+    with pytest.raises(ValueError, match=message):
         clusterer.predict(other)
+
+
+def test_a_lazy_convolution_takes_any_channels(images):
+    network = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten())
+    clusterer = make(network, max_iter=1).fit(images)
+    assert_array_equal(clusterer.predict(images), clusterer.labels_)
+
+
+def test_images_after_a_table_leave_no_features(images):
+    clusterer = make().fit(images.reshape(-1, 64).astype(float))
+    assert clusterer.n_features_in_ == 64
+    assert not hasattr(clusterer.fit(images), "n_features_in_")
+
+
+def test_a_network_by_a_function_predicts_what_it_was_trained_on():
+    color = np.random.default_rng(0).integers(256, size=(40, 8, 8, 3), dtype=np.uint8)
+    clusterer = make(lambda: mlp(n_in=3 * 64), batch_size=20, max_iter=1).fit(color)
+    grey = np.repeat(color[..., :1], 3, axis=3)
+    assert_array_equal(clusterer.predict(grey[..., 0]), clusterer.predict(grey))
 
 
 # --- Things that go wrong ---------------------------------------------------

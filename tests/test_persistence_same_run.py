@@ -150,3 +150,17 @@ def test_saved_model_is_no_checkpoint(drawings, whole, path):
     whole.save(path)
     with pytest.raises(ValueError, match="is a saved model, not a"):
         make(checkpoint=path).fit(drawings)
+
+
+def test_other_samples_of_weight_zero_are_another_run(drawings, path):
+    weight = np.ones(len(drawings))
+    weight[10] = 0
+    make(max_iter=1, checkpoint=path).fit(drawings, sample_weight=weight)
+    weight[[10, 11]] = 1, 0
+    with pytest.raises(ValueError, match=r"another run .*kept"):
+        make(checkpoint=path).fit(drawings, sample_weight=weight)
+    weight[[10, 11]] = 0, 1
+    other = drawings.copy()
+    other[77] = 255 - other[77]
+    with pytest.raises(ValueError, match=r"another run .*data"):
+        make(checkpoint=path).fit(other, sample_weight=weight)

@@ -183,3 +183,12 @@ def test_who_reads_a_file_while_it_is_written_finds_the_old_one(whole, path):
         whole.save(path)
         assert start + file.read() == before
         assert os.fstat(file.fileno()).st_nlink == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of files")
+def test_a_file_keeps_its_permissions(drawings, path):
+    clusterer = make(max_iter=1).fit(drawings)
+    clusterer.save(path)
+    path.chmod(0o600)
+    clusterer.save(path)
+    assert path.stat().st_mode & 0o777 == 0o600

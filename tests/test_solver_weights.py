@@ -401,3 +401,14 @@ def test_error_says_what_is_wrong(kwargs, message):
     kwargs = {"proba": [HALF, [0.6, 0.4]], "lam": 1.0, **kwargs}
     with pytest.raises(ValueError, match=message):
         solve_pseudo_labels(**kwargs)
+
+
+@pytest.mark.parametrize("lam", [1e-3, 0.1, 1.0])
+def test_weights_of_many_decades_are_solved(lam, rng):
+    """A weight below 1e-16 of the largest counts as 0; those above are no problem."""
+    proba = [[0.98, 0.01, 0.01], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]
+    for small in (1e-10, 1e-15, 1e-20):
+        result = solve_pseudo_labels(proba, lam=lam, sample_weight=[1, small, small])
+        assert result.converged
+        alone = solve_pseudo_labels(proba[:1], lam=lam)
+        assert_allclose(result.loss, alone.loss, rtol=1e-5)

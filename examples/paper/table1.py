@@ -28,7 +28,7 @@ PAPER = {  # {row: (seconds per iteration, iterations, seconds), each for these 
     "PGD(eta3)": ((9.9e-4, 3.2e-3, 7.0e-2), (24, 202, 180), (0.02, 0.65, 12.60)),
     "EM": ((1.8e-3, 1.6e-3, 5.1e-3), (25, 53, 71), (0.04, 0.09, 0.36)),
 }
-STYLES = [  # Okabe and Ito's colors, which the colour-blind can tell apart
+STYLES = [  # Okabe and Ito's colors, which the color-blind can tell apart
     ("#56b4e9", "-"),
     ("#0072b2", "-"),
     ("#009e73", "-"),

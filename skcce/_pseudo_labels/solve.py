@@ -132,7 +132,7 @@ def solve_pseudo_labels(
         clusters and predictions that are far from the prior. The optimum is nearly
         one-hot for small `lam`.
 
-        ``"em"`` is the paper's expectation-maximisation, for the reverse divergence:
+        ``"em"`` is the paper's expectation-maximization, for the reverse divergence:
         every iteration solves each sample's sub-problem exactly (Theorem 1) and never
         increases the loss. A few iterations give softer labels than the optimum, in
         the time of a few passes over `proba`.
@@ -165,8 +165,8 @@ def solve_pseudo_labels(
         does not depend on it.
     sample_weight : array-like of shape (n_samples,), default=None
         Weights, non-negative, of any scale: both means above become weighted means, so
-        that a weight of 2 is the same as two equal rows. A sample of weight 0 gets the
-        label that is best for it and changes no other. None means equal weights.
+        that a weight of 2 is the same as two equal rows. A sample of weight 0 gets a
+        label and changes no other. None means equal weights.
     fixed : array-like of shape (n_samples, n_clusters), default=None
         Known pseudo-labels. Rows of NaN are solved for; the others, distributions
         within 1e-3, are scaled to sum to 1 and held, while they count in the loss like
@@ -366,7 +366,7 @@ def _check_fixed(
     )
     missing = np.isnan(fixed)
     free = missing.any(axis=-1, keepdims=True)
-    labels = _check_labels(np.where(free, 1 / len(prior), fixed), "fixed", proba)
+    labels = _check_labels(np.where(free, 1 / missing.shape[-1], fixed), "fixed", proba)
     partly = (missing != free).any(axis=1)
     if partly.any():
         raise ValueError(

@@ -118,11 +118,12 @@ def _check_files(items: Sequence, n_threads: int) -> None:
     """Find the files that cannot be read, or not in one batch, before they are due."""
     bad = {}
     sizes = dict(read_each(check_image, items, range(len(items)), bad, n_threads))
-    if bad:
-        raise ValueError(bad_images(bad, len(items)))
     texts = {row: "{} x {} pixels".format(*size) for row, size in sizes.items()}
-    for row, text in texts.items():
-        _check_alike(items, row, text, texts[0])
+    first = next(iter(texts.values()), "")
+    others = {row: text for row, text in texts.items() if text != first}
+    bad |= {row: _unlike(items, row, text, first) for row, text in others.items()}
+    if bad:
+        raise ValueError(bad_images(dict(sorted(bad.items())), len(items)))
 
 
 def _read_items(
@@ -138,7 +139,8 @@ def _read_items(
     images = read_ahead(read, rows, n_threads, len(rows)) if n_threads else None
     images = list(images or map(read, rows))
     for row, image in zip(rows, images, strict=True):
-        _check_alike(items, row, f"{image.dtype} of {image.shape}", kind)
+        if (own := f"{image.dtype} of {image.shape}") != kind:
+            raise _bad(items, row, _unlike(items, row, own, kind))
     return torch.from_numpy(np.stack(images)).movedim(-1, 1)
 
 
@@ -150,11 +152,9 @@ def _read_item(items: Sequence, channels: int | None, row: int) -> NDArray:
         raise _bad(items, row, why_unread(item, error)) from error
 
 
-def _check_alike(items: Sequence, row: int, kind: str, first: str) -> None:
-    if kind != first:
-        name = path_of(items[row]) or "the image"
-        text = f"{name} has {kind}, the first one {first}; resize or convert them"
-        raise _bad(items, row, text)
+def _unlike(items: Sequence, row: int, kind: str, first: str) -> str:
+    name = path_of(items[row]) or "the image"
+    return f"{name} has {kind}, the first one {first}; resize or convert them"
 
 
 def _bad(images: Sequence, row: int, reason: str) -> ValueError:

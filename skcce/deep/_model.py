@@ -209,7 +209,12 @@ class DeepSoftmax(SoftmaxModel):
         return type(self)(**copy.deepcopy(self.get_params()))
 
     def validate_input(self, X: Any) -> Images | None:
-        return None if is_table(X) else open_images(X, _first_channels(self.network))
+        if is_table(X):
+            return None
+        channels = _first_channels(self.network)
+        if len(getattr(self, "_input_shape", ())) == 3:
+            channels = self._input_shape[0]  # it is trained
+        return open_images(X, channels)
 
     def initialize(
         self,
@@ -562,7 +567,7 @@ def _first_channels(network: Any) -> int | None:
         return None
     convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
     first = next(convolutions, None)
-    return None if first is None else first.in_channels
+    return None if first is None else first.in_channels or None  # 0 if it is lazy
 
 
 def _as_lists(normalize: Sequence | None) -> list[list[float]] | None:
@@ -572,8 +577,10 @@ def _as_lists(normalize: Sequence | None) -> list[list[float]] | None:
 
 
 def _check_architecture(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    other = {name: tuple(value.shape) for name, value in state.items()}
+    own, other = (
+        {name: tuple(getattr(value, "shape", ())) for name, value in values.items()}
+        for values in (module.state_dict(), state)
+    )
     for name in [*own, *other]:
         if own.get(name) != other.get(name):
             raise ValueError(

@@ -254,8 +254,8 @@ class CollisionClusterer(SoftmaxClusterer):
 
     ``fit`` needs the memory of a few arrays of n_samples x n_clusters, of one of
     n_samples x min(n_features, 128), and of the neighbor graph, about 3 n_neighbors
-    numbers a sample; no copy of `X`. The neighbors are exact: the time for them grows
-    with the square of n_samples.
+    numbers a sample; no copy of `X`, unless some weights are 0. The neighbors are
+    exact: the time for them grows with the square of n_samples.
 
     References
     ----------

@@ -34,7 +34,8 @@ from skcce import (
 )
 from skcce._data import TrainingData
 from skcce._neighbors import find_neighbors, principal_rows, smooth
-from skcce._settings import labels_of_init
+from skcce._settings import Settings, labels_of_init
+from skcce._starts import find_starts
 from skcce.losses import collision_cross_entropy_with_logits
 from skcce.metrics import clustering_accuracy
 
@@ -195,6 +196,17 @@ def test_kmeans_starts_from_averaged_rows(digits):
     graph, rows = find_neighbors(TrainingData(X), 5, True, random_state)
     principal = principal_rows(X, np.random.RandomState(0))
     assert_allclose(rows, smooth(graph, principal), atol=1e-12)
+
+
+def test_kmeans_starts_with_weights():
+    """It pays to leave 10 with 1, because nearly all of the weight is at 0 and 1."""
+    X, weight = np.array([[0.0], [1.0], [10.0]]), np.array([1.5, 1.4985, 0.0015])
+    settings = Settings(2, None, 0, False, "k-means", 20, None)
+    for given, expected in ((weight, [0, 1, 1]), (None, [0, 0, 1])):
+        data = TrainingData.of(X, given)
+        starts = find_starts(X, data, settings, np.random.RandomState(0))
+        same = [adjusted_rand_score(expected, labels) == 1 for labels in starts]
+        assert np.mean(same) > 0.7
 
 
 def test_score_is_mutual_information(blobs):

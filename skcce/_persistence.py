@@ -398,8 +398,9 @@ def _describe_run(
     """Return what has to be the same for all parts of a run."""
     parameters = estimator.get_params(deep=False) | {"model": model}
     run = {}
-    for name in parameters.keys() - _MAY_CHANGE:
-        run |= _described(name, parameters[name])
+    for name, value in parameters.items():
+        if name not in _MAY_CHANGE:
+            run |= _described(name, value)
     run["data"] = _fingerprint(data.X)
     for name, values in (("sample_weight", data.weight), ("kept", data.kept)):
         if values is not None:

@@ -77,13 +77,10 @@ def resolve(
             f"{neighbors if data.X.ndim == 2 else ''}a model that makes views, such as "
             "DeepSoftmax(augment=...)."
         )
-    from_kmeans = isinstance(init, str) and init == "k-means"
-    if not (objective.uses_neighbors or in_pairs or from_kmeans):
-        n_neighbors = 0  # nobody asks for them
     if isinstance(batch_size, str):
         batch_size = max(min(max(n_samples // 40, 32), 1000), n_clusters)
     prior = objective.prior
-    return Settings(
+    settings = Settings(
         n_clusters,
         None if prior is None else check_prior(prior, n_clusters),
         n_neighbors,
@@ -92,6 +89,9 @@ def resolve(
         n_init,
         epochs(batch_size, estimator.max_iter, estimator.tol),
     )
+    if objective.uses_neighbors or in_pairs or settings.uses_kmeans:
+        return settings
+    return settings._replace(n_neighbors=0)  # nobody asks for them
 
 
 def labels_of_init(init: ArrayLike, data: TrainingData, n_clusters: int) -> NDArray:

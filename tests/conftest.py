@@ -18,6 +18,7 @@ os.environ.setdefault("PYTHONFAULTHANDLER", "1")
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from sklearn.datasets import load_digits, load_iris, make_blobs
 from sklearn.decomposition import PCA
@@ -77,6 +78,16 @@ SOLVERS = [
     ("pgd", "reverse"),
     ("pgd", "forward"),
 ]
+
+
+def deterministic(max_examples):
+    """Settings of hypothesis: the same examples in every run."""
+    return settings(
+        derandomize=True,
+        deadline=None,
+        max_examples=max_examples,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 def pseudo_label_loss(proba, labels, lam, prior, forward=False, weight=None):

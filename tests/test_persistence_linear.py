@@ -295,3 +295,24 @@ def test_a_file_of_another_class_is_refused(X, path):
     linear().fit(X).save(path)
     with pytest.raises(ValueError, match="it holds a LinearSoftmax, not a Other"):
         linear(model=Other()).load(path)
+
+
+def test_equal_runs_have_files_of_equal_bytes(tmp_path):
+    """Whatever order the process has for sets of strings."""
+    code = (
+        "import sys, warnings, numpy as np; warnings.simplefilter('ignore');"
+        "from skcce import CollisionClusterer;"
+        "X = np.random.RandomState(0).rand(60, 3);"
+        "CollisionClusterer(2, max_iter=1, n_init=1, random_state=0,"
+        " checkpoint=sys.argv[1]).fit(X)"
+    )
+    files = []
+    for seed in ("1", "2"):
+        files.append(tmp_path / f"{seed}.npz")
+        subprocess.run(
+            [sys.executable, "-c", code, str(files[-1])],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        )
+    assert files[0].read_bytes() == files[1].read_bytes()

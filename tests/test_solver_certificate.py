@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import SOLVERS
-from hypothesis import HealthCheck, given, settings
+from conftest import SOLVERS, deterministic
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import LinearConstraint, brentq, minimize, minimize_scalar
@@ -56,15 +56,6 @@ EXACT = [pair for pair in SOLVERS if pair[0] == "interior-point"]
 
 all_solvers = pytest.mark.parametrize(("solver", "divergence"), SOLVERS)
 both_divergences = pytest.mark.parametrize("divergence", ["reverse", "forward"])
-
-
-def deterministic(max_examples):
-    return settings(
-        derandomize=True,
-        deadline=None,
-        max_examples=max_examples,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
 
 
 class Problem(NamedTuple):

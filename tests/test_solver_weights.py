@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import SOLVERS, pseudo_label_loss
-from hypothesis import HealthCheck, given, settings
+from conftest import SOLVERS, deterministic, pseudo_label_loss
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
@@ -18,15 +18,6 @@ all_solvers = pytest.mark.parametrize(("solver", "divergence"), SOLVERS)
 both_divergences = pytest.mark.parametrize("divergence", ["reverse", "forward"])
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 priors = pytest.mark.parametrize("prior", [None, [8, 4, 2, 1], [3, 2, 1, 0]])
-
-
-def deterministic(max_examples):
-    return settings(
-        derandomize=True,
-        deadline=None,
-        max_examples=max_examples,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
 
 
 COUNTS = np.array([1, 3, 0, 2, 1, 1, 5, 0, 1, 2] * 6)

@@ -3,6 +3,7 @@
 from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._pseudo_labels import PseudoLabels, solve_pseudo_labels
+from skcce._spectral import SpectralFeatures
 from skcce.losses import collision_cross_entropy
 from skcce.methods.collision import CollisionClusterer
 
@@ -13,6 +14,7 @@ __all__ = [
     "LinearSoftmax",
     "PseudoLabels",
     "SoftmaxModel",
+    "SpectralFeatures",
     "collision_cross_entropy",
     "solve_pseudo_labels",
 ]

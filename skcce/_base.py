@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
@@ -22,6 +21,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skcce._autologging import inner_fits
 from skcce._callbacks import CallbackSupportMixin, EpochCallbacks, with_callbacks
 from skcce._data import TrainingData
 from skcce._linear import LinearSoftmax
@@ -32,18 +32,25 @@ from skcce._messages import (
     warn_of_collapse,
 )
 from skcce._model import SoftmaxModel
-from skcce._neighbors import find_neighbors
 from skcce._objective import Objective
 from skcce._persistence import (
     FITTED,
     Checkpoint,
     curves,
-    fitted_attributes,
     load_fit,
     save_fit,
 )
-from skcce._settings import Settings, resolve
-from skcce._starts import best_start, find_starts
+from skcce._pseudo_labels import check_prior
+from skcce._settings import Settings, number_and_bounds, resolve
+from skcce._spectral import SpectralFeatures
+from skcce._starts import (
+    best_start,
+    embed,
+    find_starts,
+    find_tree,
+    join_fine,
+    settle,
+)
 from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
 from skcce._weights import check_weights
@@ -65,11 +72,11 @@ class SoftmaxClusterer(
 
     Parameters
     ----------
-    n_clusters : int, default=8
-        Number of clusters.
+    n_clusters : int, "auto" or pair of int, default=8
+        Number of clusters, as that of :class:`skcce.CollisionClusterer`.
     objective : Objective
         What is minimized, such as :class:`skcce.methods.MutualInformation`.
-    model, n_neighbors, init, n_init, max_iter, batch_size, tol, checkpoint, \
+    model, features, n_neighbors, init, n_init, max_iter, batch_size, tol, checkpoint, \
 random_state, verbose
         As those of :class:`skcce.CollisionClusterer`.
 
@@ -98,17 +105,24 @@ converged_, n_features_in_, feature_names_in_
     #: its features.
     auto: ClassVar[Mapping[str, tuple]] = MappingProxyType(
         {
+            "features": ("spectral", None),
             "n_neighbors": (10, 0),
             "init": ("k-means", "random"),
-            "n_init": (6, 4),
+            "n_init": (12, 4),
             "batch_size": ("about 40 batches per epoch", 250),
         }
     )
 
     _parameter_constraints: ClassVar[dict] = {
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "n_clusters": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+            tuple,
+            list,
+        ],
         "objective": [Objective],
         "model": [SoftmaxModel, None],
+        "features": [StrOptions({"auto", "spectral"}), SpectralFeatures, None],
         "n_neighbors": [
             Interval(Integral, 0, None, closed="left"),
             StrOptions({"auto"}),
@@ -128,10 +142,11 @@ converged_, n_features_in_, feature_names_in_
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | Literal["auto"] | tuple[int, int] = 8,
         *,
         objective: Objective,
         model: SoftmaxModel | None = None,
+        features: SpectralFeatures | Literal["auto", "spectral"] | None = "auto",
         n_neighbors: int | Literal["auto"] = "auto",
         init: str | ArrayLike = "auto",
         n_init: int | Literal["auto"] = "auto",
@@ -145,6 +160,7 @@ converged_, n_features_in_, feature_names_in_
         self.n_clusters = n_clusters
         self.objective = objective
         self.model = model
+        self.features = features
         self.n_neighbors = n_neighbors
         self.init = init
         self.n_init = n_init
@@ -202,7 +218,8 @@ converged_, n_features_in_, feature_names_in_
         self._validate_params()
         model, data = self._open(X, sample_weight)
         objective = self._new_objective(model)
-        objective.check(self.n_clusters)
+        if isinstance(self.n_clusters, Integral):
+            objective.check(self.n_clusters)
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
@@ -211,27 +228,86 @@ converged_, n_features_in_, feature_names_in_
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
         with single_blas_thread():
-            graph, rows = find_neighbors(
-                data, settings.n_neighbors, settings.uses_kmeans, random_state
+            data, neighbors, features, rows = embed(data, settings, random_state)
+            tree, fine = find_tree(
+                model, data, objective, neighbors, rows, settings, random_state
             )
-            data = replace(data, graph=graph, in_pairs=settings.in_pairs)
+            settings = settle(tree, settings)
             callbacks = EpochCallbacks(self, X, y, self.max_iter)
-            if checkpoint and checkpoint.exists:
+            if settings.shares == "learn":
+                model, objective, state = join_fine(
+                    tree, fine, objective, data, settings
+                )
+            elif checkpoint and checkpoint.exists:
                 model, state = checkpoint.resume(model, random_state)
             else:
                 starts = find_starts(rows, data, settings, random_state)
-                rows = None  # of no more use
+                neighbors = rows = None  # of no more use
                 model, state = best_start(
                     model, data, objective, starts, settings, random_state, self.verbose
                 )
-            self._train(model, data, objective, settings, state, checkpoint, callbacks)
-            self._set_attributes(model, data, objective, state)
+            found = {
+                "n_clusters_": settings.n_clusters,
+                "prior_": check_prior(settings.prior, settings.n_clusters),
+                "features_": features,
+                "tree_": tree,
+                "_n_features_out": settings.n_clusters,
+            }
+            self._train(
+                model, data, objective, settings, state, checkpoint, callbacks, found
+            )
+            self._set_attributes(model, data, objective, state, found)
         callbacks.end_fit()
         raise_if_diverged(state)
         if checkpoint and not state.interrupted:
-            checkpoint.write(state, fitted_attributes(self))
+            checkpoint.write(state, found, self)
         warn_if_unfinished(state, self.tol, self.labels_, settings.n_wanted)
         return self
+
+    def cut(self, n_clusters: int) -> Self:
+        """Return the clusterer with another number of clusters, at no cost.
+
+        Its clusters are those of the tree at this number, and its probabilities are
+        sums of those of the fine clusters.
+
+        Parameters
+        ----------
+        n_clusters : int
+            Number of clusters, at most that of the fine ones.
+
+        Returns
+        -------
+        CollisionClusterer
+            A fitted copy, ready to predict; ``loss_`` and the curves are those of the
+            fit. In ``labels_``, each fine cluster as a whole belongs to one cluster.
+
+        Raises
+        ------
+        AttributeError
+            If the fit had no tree: it has one if it looked for the number or the
+            shares of the clusters.
+        ValueError
+            If there are fewer fine clusters.
+        """
+        check_is_fitted(self, "model_")
+        if self.tree_ is None:
+            raise AttributeError(
+                "There is no tree of clusters to cut: fit with prior='auto' or "
+                "'learn', or n_clusters='auto', on at least 24 samples per cluster, "
+                "with neighbors."
+            )
+        groups = self.tree_.cut(n_clusters)
+        cut = copy.copy(self)
+        cut.n_clusters = n_clusters
+        vars(cut).update(
+            model_=self.tree_.joined(n_clusters),
+            n_clusters_=n_clusters,
+            prior_=self.tree_.shares(n_clusters),
+            labels_=groups[self.tree_.labels],
+            temperature_=1.0,
+            _n_features_out=n_clusters,
+        )
+        return cut
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the fitted estimator to a file.
@@ -260,8 +336,9 @@ converged_, n_features_in_, feature_names_in_
         Parameters
         ----------
         path : str or path-like
-            File of an estimator with the same `model` and `n_clusters`. The checkpoint
-            of an unfinished fit lacks ``labels_``, ``probabilities_`` and ``loss_``.
+            File of an estimator with the same `model`, and with the same `n_clusters`
+            if that is a number. The checkpoint of an unfinished fit lacks ``labels_``,
+            ``probabilities_`` and ``loss_``.
 
         Returns
         -------
@@ -276,9 +353,9 @@ converged_, n_features_in_, feature_names_in_
         """
         model = LinearSoftmax() if self.model is None else self.model
         attributes = load_fit(path, model, self.n_clusters)
-        for name in FITTED:
+        for name in (*FITTED, "features_", "tree_"):
             vars(self).pop(name, None)
-        vars(self).update(attributes, _n_features_out=self.n_clusters)
+        vars(self).update(attributes)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray:
@@ -341,6 +418,9 @@ converged_, n_features_in_, feature_names_in_
         """
         check_is_fitted(self, "model_")
         X = self._validate_input(X, self.model_, reset=False)
+        if self.features_ is not None:
+            with single_blas_thread(), inner_fits():
+                X = self.features_.transform_rows(X)
         return self.model_.decision_function(X)
 
     def transform(self, X: ArrayLike) -> NDArray:
@@ -421,7 +501,8 @@ converged_, n_features_in_, feature_names_in_
         model = LinearSoftmax() if self.model is None else self.model
         X = self._validate_input(X, model, reset=True)
         data = TrainingData.of(X, check_weights(sample_weight, X.shape[0]))
-        if self.n_clusters > data.n_samples:
+        least = number_and_bounds(self.n_clusters, data.n_samples)[1][0]
+        if least > data.n_samples:
             suffix = "." if data.kept is None else " of positive weight."
             raise ValueError(
                 f"n_clusters={self.n_clusters} must not be larger than "
@@ -448,21 +529,19 @@ converged_, n_features_in_, feature_names_in_
         state: TrainingState,
         checkpoint: Checkpoint | None,
         callbacks: EpochCallbacks,
+        found: Mapping[str, Any],
     ) -> None:
         """Train in place, with all that happens between two epochs."""
-        if state.interrupted:
+        if state.interrupted or settings.shares == "learn":
             return
 
         def end_epoch(state):
             if checkpoint:
-                checkpoint.write(state)
+                checkpoint.write(state, found)
             warn_of_collapse(state, settings.n_wanted)
             return callbacks.end_epoch(
                 # A copy, because a callback may keep it.
-                lambda: {
-                    "model_": copy.deepcopy(model),
-                    "_n_features_out": self.n_clusters,
-                }
+                lambda: {"model_": copy.deepcopy(model), **found}
             )
 
         train(
@@ -484,19 +563,24 @@ converged_, n_features_in_, feature_names_in_
         data: TrainingData,
         objective: Objective,
         state: TrainingState,
+        found: Mapping[str, Any],
     ) -> None:
+        features = found["features_"]
         try:
             # A copy, as a checkpoint goes on from the predictions of the last epoch.
             final = copy.copy(state)
             logits, loss = evaluate(model, data, objective, final, progress=1.0)
             if data.kept is not None:
-                logits = finite_logits(model, data.given)
+                given = data.given
+                if features is not None:
+                    given = features.transform_rows(given)
+                logits = finite_logits(model, given)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
         # All at once, because Ctrl-C may come in between.
         vars(self).update(
             model_=model,
-            _n_features_out=self.n_clusters,
+            **found,
             labels_=logits.argmax(axis=1),
             probabilities_=softmax(logits, axis=1).max(axis=1),
             loss_=loss,

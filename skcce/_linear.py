@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -46,10 +47,14 @@ class LinearSoftmax(SoftmaxModel):
 
     Attributes
     ----------
-    coef_ : ndarray of shape (n_clusters, n_features)
-        Weights (:math:`v`), for rows as they were given.
-    intercept_ : ndarray of shape (n_clusters,)
+    coef_ : ndarray of shape (n_units, n_features)
+        Weights (:math:`v`), for rows as they were given. There is a unit for each
+        cluster, or several, if the clusters are joined from finer ones: then the
+        probability of a cluster is the sum of theirs.
+    intercept_ : ndarray of shape (n_units,)
         Intercepts (:math:`b`).
+    groups_ : ndarray of shape (n_units,) or None
+        Cluster of each unit; None if each is a cluster.
 
     References
     ----------
@@ -103,7 +108,34 @@ class LinearSoftmax(SoftmaxModel):
             weights = 2 * _SHARPNESS * centroids
             intercept = -_SHARPNESS * (centroids**2).sum(axis=1)
         self._weights = [weights.astype(X.dtype), intercept.astype(X.dtype)]
+        self.groups_ = None
         self._reset_optimizer()
+
+    def units(self, numbers: NDArray) -> Self:
+        """Return a model of some of the units, each of which is a cluster."""
+        return self._derived([weight[numbers] for weight in self._weights], None)
+
+    def joined(self, groups: NDArray) -> Self:
+        """Return a model whose clusters are joined from the units.
+
+        Parameters
+        ----------
+        groups : ndarray of shape (n_units,)
+            Cluster of each unit, integers from 0 on.
+
+        Returns
+        -------
+        LinearSoftmax
+            A model that predicts the sums of the units' probabilities.
+        """
+        return self._derived([weight.copy() for weight in self._weights], groups)
+
+    def _derived(self, weights: list[NDArray], groups: NDArray | None) -> Self:
+        model = clone(self)
+        model._mean, model._scale = self._mean.copy(), self._scale
+        model._weights, model.groups_ = weights, groups
+        model._reset_optimizer()
+        return model
 
     def train_step(
         self, X: NDArray, objective: BatchObjective, *, progress: float
@@ -129,9 +161,11 @@ class LinearSoftmax(SoftmaxModel):
 
     def decision_function(self, X: NDArray) -> NDArray:
         weights, intercept = self._weights
-        logits = np.empty((len(X), len(weights)), dtype=X.dtype)
+        n_clusters = len(weights) if self.groups_ is None else self.groups_.max() + 1
+        logits = np.empty((len(X), n_clusters), dtype=X.dtype)
         for block in gen_batches(len(X), BLOCK):
-            logits[block] = self._standardize(X[block]) @ weights.T + intercept
+            units = self._standardize(X[block]) @ weights.T + intercept
+            logits[block] = units if self.groups_ is None else self._sums(units)
         return logits
 
     def get_state(self) -> dict[str, Any]:
@@ -140,6 +174,7 @@ class LinearSoftmax(SoftmaxModel):
         return {
             "weights": weights,
             "intercept": intercept,
+            "groups": None if self.groups_ is None else self.groups_.copy(),
             "mean": self._mean.copy(),
             "scale": float(self._scale),
             "optimizer": {"moments": moments, "n_steps": self._n_steps},
@@ -150,6 +185,7 @@ class LinearSoftmax(SoftmaxModel):
         self._weights = [_native(state["weights"]), _native(state["intercept"])]
         self._mean = _native(state["mean"])
         self._scale = self._mean.dtype.type(state["scale"])
+        self.groups_ = state["groups"]
         self._reset_optimizer()
         if "optimizer" in state:
             moments = state["optimizer"]["moments"]
@@ -164,6 +200,7 @@ class LinearSoftmax(SoftmaxModel):
             or self._mean.dtype not in (np.float32, np.float64)
             or not 0 < self._scale < np.inf
             or not (isinstance(self._n_steps, Integral) and self._n_steps >= 0)
+            or not (self.groups_ is None or _is_partition(self.groups_, shape[0]))
         ):
             raise ValueError("the parts of a linear model's state do not fit together")
         return self
@@ -176,6 +213,16 @@ class LinearSoftmax(SoftmaxModel):
     def intercept_(self) -> NDArray:
         offset = self.coef_.astype(np.float64) @ self._mean
         return (self._weights[1] - offset).astype(self._mean.dtype)
+
+    def _sums(self, units: NDArray) -> NDArray:
+        """Return logits (n, n_clusters) of the sums of the units' probabilities."""
+        order = np.argsort(self.groups_, kind="stable")
+        first = np.flatnonzero(np.diff(self.groups_[order], prepend=-1))
+        # Relative to the largest unit of each cluster, so that nothing underflows.
+        units = units[:, order]
+        largest = np.maximum.reduceat(units, first, axis=1)
+        units -= largest[:, self.groups_[order]]
+        return largest + np.log(np.add.reduceat(np.exp(units), first, axis=1))
 
     def _reset_optimizer(self) -> None:
         self._moments = [(np.zeros_like(w), np.zeros_like(w)) for w in self._weights]
@@ -206,6 +253,12 @@ class LinearSoftmax(SoftmaxModel):
             row = random_state.randint(len(X))
             total[k] = self._standardize(X[row : row + 1])[0]
         return total / np.where(count > 0, count, 1)[:, None]
+
+
+def _is_partition(groups: NDArray, n_units: int) -> bool:
+    """Whether every unit has a cluster, and every cluster a unit."""
+    numbers = np.unique(groups)
+    return groups.shape == (n_units,) and (numbers == np.arange(len(numbers))).all()
 
 
 def _native(array: NDArray) -> NDArray:

@@ -1,8 +1,10 @@
-"""Averages over the nearest neighbors of every sample."""
+"""The nearest neighbors of every sample, and averages over them."""
+
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import csr_array, diags_array
+from numpy.typing import DTypeLike, NDArray
+from scipy.sparse import csr_array, diags_array, eye_array
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import gen_batches
@@ -19,7 +21,7 @@ _PCA_ROWS = 4096  # a sample of the rows is enough to find the components
 
 # Averages are taken along this many steps of a random walk; each step stays where it is
 # with this probability.
-_N_STEPS = 4
+N_STEPS = 4
 _LAZINESS = 0.1
 
 # With fewer rows per thread scikit-learn splits the search over the candidates instead
@@ -27,75 +29,122 @@ _LAZINESS = 0.1
 _ROWS_PER_THREAD = 1024
 
 
-def find_neighbors(
-    data: TrainingData,
-    n_neighbors: int,
-    with_rows: bool,
-    random_state: np.random.RandomState,
-) -> tuple[csr_array | None, NDArray | None]:
-    """Return the graph of neighbors, and rows for k-means, averaged along it.
+class Projection(NamedTuple):
+    """How rows become rows of at most 128 features that have nearly their distances.
 
-    Either is None if it is not asked for, by `n_neighbors` or `with_rows`.
+    mean : (n_features,), scale : a number, components : (128, n_features), or None if
+    there are no more features than that.
     """
-    if n_neighbors == 0 and not with_rows:
-        return None, None
-    if data.X.ndim != 2:
-        wish, instead = "init='k-means'", 'init="random", or labels'
-        if n_neighbors > 0:
-            wish, instead = f"n_neighbors={n_neighbors}", "n_neighbors=0"
-        raise ValueError(
-            f"{wish} needs rows of features, X has {data.X.ndim} dimensions. "
-            f"Use {instead}."
-        )
+
+    mean: NDArray
+    scale: np.floating
+    components: NDArray | None
+
+    def __call__(self, X: NDArray) -> NDArray:
+        """Center, scale and project rows: (n, n_features) to (n, <= 128)."""
+        width = X.shape[1] if self.components is None else len(self.components)
+        rows = np.empty((len(X), width), dtype=X.dtype)
+        for block in gen_batches(len(X), BLOCK):
+            scaled = (X[block] - self.mean) / self.scale
+            rows[block] = (
+                scaled if self.components is None else scaled @ self.components.T
+            )
+        return rows
+
+
+class Neighbors(NamedTuple):
+    """The samples as neighbors of one another.
+
+    Attributes
+    ----------
+    projection : Projection
+        How rows came about.
+    rows : ndarray of shape (n_samples, <= 128)
+        What distances were taken between: see :func:`principal_projection`.
+    distances, nearest : ndarray of shape (n_samples, n_neighbors)
+        Distances to the nearest neighbors of each sample, itself excluded, and their
+        numbers.
+    walk : csr_array of shape (n_samples, n_samples)
+        One step of a lazy random walk from neighbor to neighbor.
+    attraction, strength : ndarray of shape (n_samples,)
+        How strongly a step is drawn to each sample, and the distribution in which the
+        walk stays, up to a factor.
+    """
+
+    projection: Projection
+    rows: NDArray
+    distances: NDArray
+    nearest: NDArray
+    walk: csr_array
+    attraction: NDArray
+    strength: NDArray
+
+
+def find_neighbors(
+    data: TrainingData, n_neighbors: int, random_state: np.random.RandomState
+) -> Neighbors:
+    """Return the nearest neighbors of every sample, and the walk along them."""
     with inner_fits():
-        rows = principal_rows(data.X, random_state, data.weight)
-        if n_neighbors == 0:
-            return None, rows
-        graph = neighbor_graph(rows, n_neighbors, data.weight)
-    return graph, smooth(graph, rows) if with_rows else None
+        projection = principal_projection(data.X, random_state, data.weight)
+        rows = projection(data.X)
+        distances, nearest = search(neighbor_index(rows, n_neighbors))
+    return Neighbors(
+        projection,
+        rows,
+        distances,
+        nearest,
+        *random_walk(nearest, data.weight, rows.dtype),
+    )
 
 
-def principal_rows(
+def principal_projection(
     X: NDArray, random_state: np.random.RandomState, weight: NDArray | None = None
-) -> NDArray:
-    """Return rows of at most 128 features that have nearly the distances of `X`.
+) -> Projection:
+    """Return a projection to rows of mean 0 and mean square norm 1, or nearly so.
 
-    Centered, scaled to mean square norm 1, and projected on the leading principal
-    components if there are more features than that. Shape (n_samples, <= 128), dtype
-    of `X`.
+    On the leading principal components, if there are more than 128 features.
     """
     mean, scale = row_scale(X, weight)
     n_samples, n_features = X.shape
-    components = None
-    if min(n_features, n_samples) > _N_COMPONENTS:
-        sample = random_state.permutation(n_samples)[:_PCA_ROWS]
-        pca = PCA(_N_COMPONENTS, svd_solver="randomized", random_state=random_state)
-        components = pca.fit((X[sample] - mean) / scale).components_
-        n_features = _N_COMPONENTS
-    rows = np.empty((n_samples, n_features), dtype=X.dtype)
-    for block in gen_batches(n_samples, BLOCK):
-        scaled = (X[block] - mean) / scale
-        rows[block] = scaled if components is None else scaled @ components.T
-    return rows
+    if min(n_features, n_samples) <= _N_COMPONENTS:
+        return Projection(mean, scale, None)
+    sample = random_state.permutation(n_samples)[:_PCA_ROWS]
+    pca = PCA(_N_COMPONENTS, svd_solver="randomized", random_state=random_state)
+    return Projection(mean, scale, pca.fit((X[sample] - mean) / scale).components_)
 
 
-def neighbor_graph(
-    rows: NDArray, n_neighbors: int, weight: NDArray | None = None
-) -> csr_array:
-    """Return the matrix of one step of a lazy random walk to nearest neighbors.
+def neighbor_index(rows: NDArray, n_neighbors: int) -> NearestNeighbors:
+    """Return scikit-learn's index of the rows."""
+    return NearestNeighbors(n_neighbors=n_neighbors).fit(rows)
 
-    Two samples are connected if either is among the `n_neighbors` nearest of the
-    other, twice if both are. A step prefers neighbors of few connections: without that,
-    the hubs of high-dimensional data, which are near to everything, blend all clusters.
-    It never goes to a sample of `weight` 0, and twice as often to one of 2. Shape
-    (n_samples, n_samples), rows sum to 1, dtype of `rows`.
+
+def search(
+    index: NearestNeighbors, rows: NDArray | None = None
+) -> tuple[NDArray, NDArray]:
+    """Return distances and numbers of the nearest neighbors of each row.
+
+    None stands for the rows of the index itself, each without itself.
     """
-    n_samples = len(rows)
-    search = NearestNeighbors(n_neighbors=n_neighbors).fit(rows)
-    n_threads = min(count_openmp_threads(), max(1, (n_samples - 1) // _ROWS_PER_THREAD))
+    n_rows = index.n_samples_fit_ if rows is None else len(rows)
+    n_threads = min(count_openmp_threads(), max(1, (n_rows - 1) // _ROWS_PER_THREAD))
     with openmp_threads(n_threads):
-        nearest = search.kneighbors(return_distance=False)
-    ones = np.ones(nearest.size, dtype=rows.dtype)
+        return index.kneighbors(rows)
+
+
+def random_walk(
+    nearest: NDArray, weight: NDArray | None, dtype: DTypeLike
+) -> tuple[csr_array, NDArray, NDArray]:
+    """Return one step of a lazy random walk to nearest neighbors, and its weights.
+
+    Two samples are connected if either is among the `nearest` (n_samples, n_neighbors)
+    of the other, twice if both are. A step prefers neighbors of few connections:
+    without that, the hubs of high-dimensional data, which are near to everything, blend
+    all clusters. It goes twice as often to a sample of `weight` 2. The matrix has shape
+    (n_samples, n_samples), rows that sum to 1, and `dtype`; behind it come the
+    attraction of each sample and the distribution in which the walk stays.
+    """
+    n_samples, n_neighbors = nearest.shape
+    ones = np.ones(nearest.size, dtype=dtype)
     indptr = np.arange(0, nearest.size + 1, n_neighbors)
     directed = csr_array((ones, nearest.ravel(), indptr), shape=(n_samples, n_samples))
     connections = directed + directed.T
@@ -104,14 +153,14 @@ def neighbor_graph(
         attraction = attraction * weight
     steps = connections @ diags_array(attraction)
     total = steps.sum(axis=1)
-    moving = np.where(total > 0, 1 - _LAZINESS, 0)
-    walk = diags_array(moving / np.where(total > 0, total, 1)) @ steps
-    return csr_array(walk + diags_array(1 - moving)).astype(rows.dtype)
+    moving = diags_array((1 - _LAZINESS) / total) @ steps
+    walk = csr_array(moving + _LAZINESS * eye_array(n_samples)).astype(dtype)
+    return walk, attraction, attraction * total
 
 
 def smooth(graph: csr_array, values: NDArray) -> NDArray:
     """Average `values` (n_samples, any) along the steps of the walk."""
-    for _ in range(_N_STEPS):
+    for _ in range(N_STEPS):
         values = graph @ values
     return values
 

@@ -15,6 +15,7 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,9 +27,11 @@ from sklearn.utils import gen_batches
 
 from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
+from skcce._spectral import SpectralFeatures
 from skcce._training import TrainingState
+from skcce._tree import ClusterTree
 
-_FORMAT = 2
+_FORMAT = 3
 _RECORD = "record.json"
 _ARRAY = "npy"  # the only key of what stands for an array in the record
 # Larger data, and data sets, are fingerprinted from a sample of their rows.
@@ -52,6 +55,8 @@ FITTED = {
     "labels_": ("i", 1),
     "probabilities_": ("f", 1),
     "loss_": float,
+    "n_clusters_": int,
+    "prior_": ("f", 1),
     **_CURVES,
     **_OF_TABLES,
 }
@@ -92,9 +97,10 @@ class Checkpoint:
             _check_same_run(self._path, self._record, self._run)
             with _damage_is_an_error(self._path):
                 self._training = _training_of(self._record)
-                shape = data.n_samples, estimator.n_clusters
-                if self._training.proba.shape != shape:
-                    raise ValueError(f"its predictions are not of shape {shape}")
+                if len(self._training.proba) != data.n_samples:
+                    raise ValueError(
+                        f"its predictions are not those of {data.n_samples} samples"
+                    )
 
     @property
     def exists(self) -> bool:
@@ -118,14 +124,21 @@ class Checkpoint:
         return _restored(model, self._path, self._record), self._training
 
     def write(
-        self, training: TrainingState, fitted: Mapping[str, Any] | None = None
+        self,
+        training: TrainingState,
+        found: Mapping[str, Any],
+        estimator: BaseEstimator | None = None,
     ) -> None:
-        """Write what the run needs to go on; at its end, also what was found."""
+        """Write what the run needs to go on; at its end, also what was found.
+
+        found : the features and the tree, which predictions need, too.
+        """
         record = {
             "run": self._run,
             "random_state": training.random_state.get_state(legacy=False),
             "training": {name: getattr(training, name) for name in _TRAINING},
-            "fitted": fitted or curves(training),
+            "fitted": _attributes_of(estimator) if estimator else curves(training),
+            **_parts_of(found),
             "model": training.model_state,
             "model_class": self._model_class,
         }
@@ -137,11 +150,16 @@ def save_fit(path: str | os.PathLike, estimator: BaseEstimator) -> None:
     state = dict(estimator.model_.get_state())
     state.pop("optimizer", None)
     record = {"model": state, "model_class": type(estimator.model_).__name__}
-    write_record(path, record | {"fitted": fitted_attributes(estimator)})
+    write_record(
+        path,
+        record | _parts_of(vars(estimator)) | {"fitted": _attributes_of(estimator)},
+    )
 
 
 def load_fit(
-    path: str | os.PathLike, model: SoftmaxModel, n_clusters: int
+    path: str | os.PathLike,
+    model: SoftmaxModel,
+    n_clusters: int | str | tuple[int, int],
 ) -> dict[str, Any]:
     """Return the attributes of the fit, or of the unfinished run, that a file holds.
 
@@ -151,15 +169,28 @@ def load_fit(
     record = read_record(path)
     with _damage_is_an_error(path):
         attributes = _fitted_of(record)
+        features, tree = record["features"], record["tree"]
+        attributes["features_"] = features and SpectralFeatures().set_state(features)
+        attributes["tree_"] = tree and ClusterTree.from_state(tree)
     n_saved = attributes["share_curve_"].shape[1]
-    if n_saved != n_clusters:
+    if isinstance(n_clusters, Integral) and n_saved != n_clusters:
         raise ValueError(
             f"{str(path)!r} holds {n_saved} clusters, not n_clusters={n_clusters}."
         )
-    return {"model_": _restored(model, path, record), **attributes}
+    return {
+        "model_": _restored(model, path, record),
+        "_n_features_out": n_saved,
+        **attributes,
+    }
 
 
-def fitted_attributes(estimator: BaseEstimator) -> dict[str, Any]:
+def _parts_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the states of the features and of the tree, where there are any."""
+    parts = {"features": found["features_"], "tree": found["tree_"]}
+    return {name: part and part.get_state() for name, part in parts.items()}
+
+
+def _attributes_of(estimator: BaseEstimator) -> dict[str, Any]:
     """Return the attributes of a fit that go into a file."""
     found = {
         name: getattr(estimator, name) for name in FITTED if hasattr(estimator, name)

@@ -1,10 +1,11 @@
 """What the parameters of an estimator mean for given data."""
 
-from typing import Any, NamedTuple
+from numbers import Integral
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.utils import check_array
 
@@ -12,20 +13,37 @@ from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
 from skcce._objective import Objective
 from skcce._pseudo_labels import check_prior
+from skcce._spectral import SpectralFeatures
 from skcce._training import Plan, epochs
+
+# A tree has this many fine clusters, or twice as many as may be found, but at most one
+# for this many samples.
+_N_FINE, _FINE_PER_CLUSTER, _SAMPLES_PER_FINE = 100, 2, 12
+# "auto" numbers where that of clusters is unknown are those for this many.
+_USUAL_N_CLUSTERS = 8
+# Starts are told apart by neighbors; without them, each is trained.
+_N_INIT_WITHOUT_NEIGHBORS = 6
 
 
 class Settings(NamedTuple):
-    """Parameters of a fit, without any "auto".
+    """Parameters of a fit; "auto" stands only for what the tree of clusters tells.
 
+    n_clusters : "auto" if it is to be found, between `bounds`.
     prior : target shares, or None if they are equal.
+    shares : whether the shares are "given", or those of the tree ("learn").
+    n_fine : number of fine clusters of the tree; 0 without one.
+    features : what turns rows into features; None if they are taken as they are.
     in_pairs : whether a batch brings a neighbor of each sample.
     init : "k-means", "random", or labels (n_samples,).
     """
 
-    n_clusters: int
+    n_clusters: int | Literal["auto"]
+    bounds: tuple[int, int]
     prior: NDArray | None
+    shares: Literal["given", "learn", "auto"]
+    n_fine: int
     n_neighbors: int
+    features: SpectralFeatures | None
     in_pairs: bool
     init: str | NDArray
     n_init: int
@@ -55,17 +73,18 @@ def resolve(
     data: TrainingData,
 ) -> Settings:
     """Resolve "auto", and check the parameters against the data."""
-    n_samples, n_clusters = data.n_samples, estimator.n_clusters
-    n_neighbors, init, n_init, batch_size = (
+    n_samples = data.n_samples
+    n_clusters, bounds = number_and_bounds(estimator.n_clusters, n_samples)
+    n_usual = _USUAL_N_CLUSTERS if n_clusters == "auto" else n_clusters
+    n_neighbors, init, n_init, batch_size, features = (
         auto_value(estimator, name, model)
-        for name in ("n_neighbors", "init", "n_init", "batch_size")
+        for name in ("n_neighbors", "init", "n_init", "batch_size", "features")
     )
     in_pairs = objective.needs_views and not model.makes_views
     if not isinstance(init, str):
-        init, n_init = labels_of_init(init, data, n_clusters), 1
+        init, n_init = labels_of_init(init, data, n_usual), 1
     if estimator.n_neighbors == "auto":
-        most = n_samples // (4 * n_clusters)
-        n_neighbors = min(n_neighbors, most)
+        n_neighbors = min(n_neighbors, n_samples // (4 * n_usual))
     elif n_neighbors >= n_samples:
         raise ValueError(
             f"n_neighbors={n_neighbors} must be smaller than n_samples={n_samples}."
@@ -77,21 +96,85 @@ def resolve(
             f"{neighbors if data.X.ndim == 2 else ''}a model that makes views, such as "
             "DeepSoftmax(augment=...)."
         )
-    if isinstance(batch_size, str):
-        batch_size = max(min(max(n_samples // 40, 32), 1000), n_clusters)
+    from_kmeans = isinstance(init, str) and init == "k-means"
+    if not (objective.uses_neighbors or in_pairs or from_kmeans):
+        n_neighbors = 0  # nobody asks for them
+    if n_neighbors == 0 and estimator.n_init == "auto" and not model.learns_features:
+        n_init = _N_INIT_WITHOUT_NEIGHBORS
+    if isinstance(features, str):
+        features = SpectralFeatures()
     prior = objective.prior
-    settings = Settings(
+    shares, n_fine = _tree_settings(
+        estimator,
+        bounds,
+        n_samples if from_kmeans and n_neighbors and hasattr(model, "joined") else 0,
+    )
+    if isinstance(batch_size, str):
+        least = n_fine if n_clusters == "auto" else n_clusters
+        batch_size = max(min(max(n_samples // 40, 32), 1000), least)
+    return Settings(
         n_clusters,
+        bounds,
         None if prior is None else check_prior(prior, n_clusters),
+        shares,
+        n_fine,
         n_neighbors,
+        clone(features) if features is not None and n_neighbors else None,
         in_pairs,
         init,
         n_init,
         epochs(batch_size, estimator.max_iter, estimator.tol),
     )
-    if objective.uses_neighbors or in_pairs or settings.uses_kmeans:
-        return settings
-    return settings._replace(n_neighbors=0)  # nobody asks for them
+
+
+def number_and_bounds(
+    n_clusters: int | str | tuple[int, int], n_samples: int
+) -> tuple[int | Literal["auto"], tuple[int, int]]:
+    """Return `n_clusters`, or "auto", and the bounds between which it is sought."""
+    if isinstance(n_clusters, Integral):
+        return n_clusters, (n_clusters, n_clusters)
+    if isinstance(n_clusters, str):
+        return "auto", (1, n_samples)
+    low_high = tuple(n_clusters)
+    if (
+        len(low_high) != 2
+        or not all(isinstance(bound, Integral) for bound in low_high)
+        or not 1 <= low_high[0] <= low_high[1]
+    ):
+        raise ValueError(
+            f"n_clusters={n_clusters!r} must be a number, 'auto', or a pair of the "
+            "least and the largest number."
+        )
+    return "auto", low_high
+
+
+def _tree_settings(
+    estimator: BaseEstimator, bounds: tuple[int, int], n_samples: int
+) -> tuple[Literal["given", "learn", "auto"], int]:
+    """Return where the shares come from, and the number of fine clusters.
+
+    `n_samples` is 0 if there can be no tree.
+    """
+    number, shares = estimator.n_clusters, getattr(estimator, "prior", "auto")
+    is_known = isinstance(number, Integral)
+    shares = shares if isinstance(shares, str) else "given"
+    if is_known and not hasattr(estimator, "prior"):
+        shares = "given"
+    n_fine = min(
+        n_samples // _SAMPLES_PER_FINE,
+        max(_N_FINE, _FINE_PER_CLUSTER * bounds[1] if bounds[1] < n_samples else 0),
+    )
+    least = _FINE_PER_CLUSTER * bounds[0]
+    if n_fine >= least and (shares != "given" or not is_known):
+        return shares, n_fine
+    if is_known and shares != "learn":
+        return "given", 0
+    wish = "prior='learn'" if is_known else f"n_clusters={number!r}"
+    raise ValueError(
+        f"{wish} needs a tree of clusters: a model of given features, "
+        "init='k-means', n_neighbors > 0, and at least "
+        f"{_SAMPLES_PER_FINE * least} samples."
+    )
 
 
 def labels_of_init(init: ArrayLike, data: TrainingData, n_clusters: int) -> NDArray:

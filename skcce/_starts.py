@@ -1,21 +1,41 @@
 """Where a fit starts from, and which of several starts goes on."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import rel_entr
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score
 
 from skcce._autologging import inner_fits
 from skcce._data import TrainingData
 from skcce._messages import advice
 from skcce._model import SoftmaxModel
+from skcce._neighbors import (
+    Neighbors,
+    find_neighbors,
+    principal_projection,
+    smooth,
+)
 from skcce._objective import Objective
+from skcce._pseudo_labels import check_prior, solve_batch
 from skcce._settings import Settings
+from skcce._spectral import SpectralFeatures
 from skcce._threads import openmp_threads
-from skcce._training import TrainingState, begin, evaluate, train, trial
+from skcce._training import (
+    TrainingState,
+    begin,
+    epochs,
+    evaluate,
+    finite_logits,
+    train,
+    trial,
+)
+from skcce._tree import ClusterTree, collisions, grow
 
 # With several starts, each is trained for this many epochs, or fewer if they make this
 # many steps, before the best one goes on: by then its loss says about as much about its
@@ -24,6 +44,134 @@ _TRIAL_EPOCHS = 4
 _TRIAL_STEPS = 160
 # Each k-means start sees another sample of the rows: cheaper, and the starts differ.
 _KMEANS_ROWS = 4096
+# The labels of a start are solved for again, at most so often, before a model is
+# trained: 10 times cheaper, and it tells good starts from bad ones. Then the best of
+# them, if they differ by more than a few samples, are trained.
+_N_REFINEMENTS, _N_CALM = 10, 1e-3
+_N_TRAINED, _SAME = 3, 0.98
+# Epochs of the fine clusters of a tree.
+_FINE_EPOCHS = 10
+# The tree's shares are taken if the number of clusters that they are worth, 1 / sum of
+# squares, is less than this part of the number of clusters.
+_UNEQUAL = 0.56
+
+
+def embed(
+    data: TrainingData, settings: Settings, random_state: np.random.RandomState
+) -> tuple[TrainingData, Neighbors | None, SpectralFeatures | None, NDArray | None]:
+    """Return the data as features and a graph, what found them, and rows for k-means.
+
+    The last three are None if they are not asked for.
+    """
+    n_neighbors, features = settings.n_neighbors, settings.features
+    if n_neighbors == 0 and not settings.uses_kmeans:
+        return data, None, None, None
+    if data.X.ndim != 2:
+        wish, instead = "init='k-means'", 'init="random", or labels'
+        if n_neighbors > 0:
+            wish, instead = f"n_neighbors={n_neighbors}", "n_neighbors=0"
+        raise ValueError(
+            f"{wish} needs rows of features, X has {data.X.ndim} dimensions. "
+            f"Use {instead}."
+        )
+    if n_neighbors == 0:
+        with inner_fits():
+            projection = principal_projection(data.X, random_state, data.weight)
+        return data, None, None, projection(data.X)
+    neighbors = find_neighbors(data, n_neighbors, random_state)
+    rows = neighbors.rows
+    data = replace(data, graph=neighbors.walk, in_pairs=settings.in_pairs)
+    if features is not None:
+        rows = features.fit_neighbors(neighbors)
+        data = replace(data, X=rows)
+    rows = smooth(neighbors.walk, rows) if settings.uses_kmeans else None
+    return data, neighbors, features, rows
+
+
+def find_tree(
+    model: SoftmaxModel,
+    data: TrainingData,
+    objective: Objective,
+    neighbors: Neighbors | None,
+    rows: NDArray | None,
+    settings: Settings,
+    random_state: np.random.RandomState,
+) -> tuple[ClusterTree | None, TrainingState | None]:
+    """Return the tree of clusters, if one is asked for, and how its leaves were found.
+
+    The leaves are clusters of equal shares, more than there may be in the end.
+    """
+    n_fine, plan = settings.n_fine, settings.plan
+    if n_fine == 0:
+        return None, None
+    fine = clone(model)
+    fine.initialize(
+        data.X,
+        n_fine,
+        labels=_kmeans_labels(rows, data, n_fine, random_state),
+        sample_weight=data.weight,
+        random_state=random_state,
+    )
+    state = begin(fine.decision_function(data.X), random_state)
+    n_epochs = min(_FINE_EPOCHS, plan.max_iter)
+    train(
+        fine,
+        data,
+        objective,
+        epochs(max(plan.batch_size, n_fine), n_epochs, plan.tol),
+        state,
+    )
+    if state.error:
+        raise ValueError(advice(state.error, state.n_iter + 1)) from state.error
+    labels = finite_logits(fine, data.X).argmax(axis=1)
+    tree = grow(fine, labels, neighbors.walk, neighbors.distances, data.weight)
+    return tree, state
+
+
+def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
+    """Return the settings, with what the tree tells about number and shares.
+
+    Afterwards, the shares are either given or learned. Nearly equal ones are taken as
+    equal, if the parameters leave it open.
+    """
+    n_clusters, shares = settings.n_clusters, settings.shares
+    if tree is None:
+        return settings
+    if n_clusters == "auto":
+        low, high = settings.bounds
+        n_clusters = min(max(tree.n_clusters, low), high, len(tree.sizes))
+        shares = "given" if shares == "given" else "learn"
+    elif shares == "auto":
+        natural = tree.shares(tree.n_clusters)
+        is_unequal = 1 / (natural**2).sum() < _UNEQUAL * n_clusters
+        shares = "learn" if is_unequal else "given"
+    prior = tree.shares(n_clusters) if shares == "learn" else None
+    return settings._replace(n_clusters=n_clusters, shares=shares, prior=prior)
+
+
+def join_fine(
+    tree: ClusterTree,
+    fine: TrainingState,
+    objective: Objective,
+    data: TrainingData,
+    settings: Settings,
+) -> tuple[SoftmaxModel, Objective, TrainingState]:
+    """Return the joined model, what asks for its shares, and how it was trained."""
+    n_clusters = settings.n_clusters
+    model, groups = tree.joined(n_clusters), tree.cut(n_clusters)
+    if "prior" in objective.get_params(deep=False):
+        objective = clone(objective).set_params(prior=settings.prior)
+    curve = np.reshape(fine.share_curve, (fine.n_iter, -1))[:, tree.units]
+    member = np.eye(n_clusters)[groups]
+    curve = curve @ member
+    state = replace(
+        fine,
+        proba=begin(model.decision_function(data.X), None).proba,
+        share_curve=list(curve / curve.sum(axis=1, keepdims=True)),
+        n_calm=1,
+        model_state=model.get_state(),
+    )
+    return model, objective, state
 
 
 def find_starts(
@@ -43,7 +191,40 @@ def find_starts(
         if settings.prior is not None:
             labels = _match_sizes(labels, settings.prior, data)
         starts.append(labels)
-    return starts
+    if data.graph is None or len(starts) == 1:
+        return starts
+    refined = [_refine(labels, data, settings) for labels in starts]
+    return _most_informative(refined, data)
+
+
+def _refine(labels: NDArray, data: TrainingData, settings: Settings) -> NDArray:
+    """Solve for labels given those of the neighbors, until hardly any one changes."""
+    prior = check_prior(settings.prior, settings.n_clusters)
+    for _ in range(_N_REFINEMENTS):
+        proba = np.eye(len(prior), dtype=data.graph.dtype)[labels]
+        averaged = np.ascontiguousarray(smooth(data.graph, proba))
+        before = labels
+        labels = solve_batch(
+            averaged, 1.0, prior, forward=False, n_iter=10, weight=data.weight
+        ).argmax(axis=1)
+        if data.mean(labels != before) <= _N_CALM:
+            break
+    return labels
+
+
+def _most_informative(starts: list[NDArray], data: TrainingData) -> list[NDArray]:
+    """Return the starts in which a sample says most about its neighbor's cluster."""
+
+    def information(labels):
+        together = collisions(data.graph, labels, data.weight)
+        shares = together.sum(axis=1)
+        return rel_entr(together, np.outer(shares, shares)).sum()
+
+    best = []
+    for labels in sorted(starts, key=information, reverse=True):
+        if all(adjusted_rand_score(labels, other) < _SAME for other in best):
+            best.append(labels)
+    return best[:_N_TRAINED]
 
 
 def _kmeans_labels(

@@ -17,6 +17,7 @@ from skcce._neighbors import smooth
 from skcce._objective import Batch, Objective, view_weights
 from skcce._pseudo_labels import MAX_LAM, check_prior, fairness, solve_batch
 from skcce._settings import auto_value
+from skcce._spectral import SpectralFeatures
 from skcce.losses import collision_loss_and_gradient, log_normalize
 
 __all__ = ["Collision", "CollisionClusterer"]
@@ -286,18 +287,19 @@ class CollisionClusterer(SoftmaxClusterer):
             if name != "objective"
         },
         "lam": [*Collision._parameter_constraints["lam"], StrOptions({"auto"})],
-        "prior": ["array-like", None],
+        "prior": [StrOptions({"auto", "learn"}), "array-like", None],
         "divergence": Collision._parameter_constraints["divergence"],
         "view_weight": Collision._parameter_constraints["view_weight"],
     }
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | Literal["auto"] | tuple[int, int] = 8,
         *,
         model: SoftmaxModel | None = None,
+        features: SpectralFeatures | Literal["auto", "spectral"] | None = "auto",
         lam: float | tuple[float, float] | Literal["auto"] = "auto",
-        prior: ArrayLike | None = None,
+        prior: ArrayLike | Literal["auto", "learn"] | None = "auto",
         divergence: Literal["reverse", "forward"] = "reverse",
         view_weight: float = 2.0,
         n_neighbors: int | Literal["auto"] = "auto",
@@ -312,6 +314,7 @@ class CollisionClusterer(SoftmaxClusterer):
     ):
         self.n_clusters = n_clusters
         self.model = model
+        self.features = features
         self.lam = lam
         self.prior = prior
         self.divergence = divergence
@@ -329,7 +332,7 @@ class CollisionClusterer(SoftmaxClusterer):
     def _new_objective(self, model: SoftmaxModel) -> Collision:
         return Collision(
             lam=auto_value(self, "lam", model),
-            prior=self.prior,
+            prior=None if isinstance(self.prior, str) else self.prior,
             divergence=self.divergence,
             view_weight=self.view_weight,
             em_iter=_EM_ITER[model.learns_features],

@@ -1,0 +1,287 @@
+"""Features that follow the shape of the data."""
+
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import eigh
+from scipy.sparse import csr_array, diags_array
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.preprocessing import normalize
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skcce._autologging import inner_fits
+from skcce._data import TrainingData
+from skcce._neighbors import (
+    N_STEPS,
+    Neighbors,
+    Projection,
+    find_neighbors,
+    neighbor_index,
+    search,
+)
+from skcce._scaling import row_scale
+from skcce._threads import single_blas_thread
+
+__all__ = ["SpectralFeatures"]
+
+# Eigenvectors of so few samples are noise.
+_SAMPLES_PER_COMPONENT = 3
+
+
+class SpectralFeatures(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    r"""Rows, and beside them their place on the graph of nearest neighbors.
+
+    With :math:`W` one step of a random walk from neighbor to neighbor, and
+    :math:`\mu_c, \psi_c` its leading eigenvalues and eigenvectors, the diffusion
+    coordinates of a sample are :math:`\mu_c^t \psi_c`, scaled to norm 1: two samples
+    are near to each other if walks of :math:`t = 4` steps from both end at the same
+    places [1]_. A boundary that is linear in them may have any shape in the given
+    features. A new row takes the mean over its nearest neighbors among the training
+    rows, and so does each training row, which is its own nearest neighbor.
+
+    Parameters
+    ----------
+    n_components : int, default=20
+        Number of eigenvectors beside the constant one; at most a third of the samples.
+    n_neighbors : int, default=10
+        Number of nearest neighbors.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the principal components of rows with more than 128 features, between
+        which the distances are taken.
+
+    Attributes
+    ----------
+    eigenvalues_ : ndarray of shape (n_components + 1,)
+        Eigenvalues, from 1 down.
+    n_features_in_ : int
+        Number of features seen during fit.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if `X` has names that are all strings.
+
+    See Also
+    --------
+    sklearn.manifold.SpectralEmbedding : The same eigenvectors, for one set of rows.
+
+    Notes
+    -----
+    The transformer keeps the training rows, in at most 128 features each, to find the
+    neighbors of new ones.
+
+    References
+    ----------
+    .. [1] Coifman, Lafon. "Diffusion maps". Applied and Computational Harmonic Analysis
+       21 (2006).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_moons
+    >>> from skcce import SpectralFeatures
+    >>> X, _ = make_moons(200, noise=0.05, random_state=0)
+    >>> SpectralFeatures(n_components=5, random_state=0).fit_transform(X).shape
+    (200, 8)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 20,
+        *,
+        n_neighbors: int = 10,
+        random_state: int | np.random.RandomState | None = None,
+    ):
+        self.n_components = n_components
+        self.n_neighbors = n_neighbors
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Find neighbors and eigenvectors.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training data.
+        y : Ignored
+            Present for API consistency.
+
+        Returns
+        -------
+        self : SpectralFeatures
+            The fitted transformer.
+
+        Raises
+        ------
+        ValueError
+            If there are no more samples than `n_neighbors`.
+        """
+        self._validate_params()
+        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        if self.n_neighbors >= len(X):
+            raise ValueError(
+                f"n_neighbors={self.n_neighbors} must be smaller than "
+                f"n_samples={len(X)}."
+            )
+        random_state = check_random_state(self.random_state)
+        with single_blas_thread():
+            neighbors = find_neighbors(
+                TrainingData(X, given=X), self.n_neighbors, random_state
+            )
+            self.fit_neighbors(neighbors)
+        return self
+
+    def fit_neighbors(self, neighbors: Neighbors) -> NDArray:
+        """Fit to neighbors that are known, and return the features of these rows."""
+        n_samples, n_neighbors = neighbors.nearest.shape
+        n_vectors = min(self.n_components + 1, n_samples // _SAMPLES_PER_COMPONENT)
+        self.eigenvalues_, vectors = leading_eigenvectors(
+            neighbors.walk, neighbors.strength, max(n_vectors, 1)
+        )
+        # The mean over the neighbors is the last of the steps.
+        vectors = vectors * self.eigenvalues_ ** (N_STEPS - 1)
+        dtype = neighbors.rows.dtype
+        self._projection, self._rows = neighbors.projection, neighbors.rows
+        self._attraction = neighbors.attraction.astype(dtype)
+        self._vectors = vectors.astype(dtype)
+        self._n_neighbors = n_neighbors
+        self._index = neighbor_index(self._rows, n_neighbors)
+        self._n_features_out = self._rows.shape[1] + self._vectors.shape[1]
+        itself = np.arange(n_samples)[:, np.newaxis]
+        nearest = np.hstack([itself, neighbors.nearest[:, : n_neighbors - 1]])
+        coordinates = self._directions(nearest)
+        self._center, self._unit = row_scale(coordinates)
+        return np.hstack([self._rows, (coordinates - self._center) / self._unit])
+
+    def transform(self, X: ArrayLike) -> NDArray:
+        """Return the features of rows, of the training data or new.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_rows + n_components + 1)
+            The centered and scaled rows, or their 128 principal components, and the
+            diffusion coordinates; both parts have mean square norm 1 on the training
+            data, or nearly so. The dtype is that of `X`.
+        """
+        check_is_fitted(self, "eigenvalues_")
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        with single_blas_thread(), inner_fits():
+            return self.transform_rows(X)
+
+    def transform_rows(self, X: NDArray) -> NDArray:
+        """Return the features of rows that were checked."""
+        rows = self._projection(X.astype(self._rows.dtype, copy=False))
+        _, nearest = search(self._index, rows)
+        coordinates = (self._directions(nearest) - self._center) / self._unit
+        return np.hstack([rows, coordinates]).astype(X.dtype, copy=False)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what `fit` has found, as numbers and arrays."""
+        mean, scale, components = self._projection
+        state = {
+            "mean": mean,
+            "scale": float(scale),
+            "rows": self._rows,
+            "attraction": self._attraction,
+            "vectors": self._vectors,
+            "eigenvalues": self.eigenvalues_,
+            "center": self._center,
+            "unit": float(self._unit),
+            "n_neighbors": self._n_neighbors,
+        }
+        return state if components is None else state | {"components": components}
+
+    def set_state(self, state: Mapping[str, Any]) -> Self:
+        """Go back to what `get_state` returned; raise ValueError if it is no state."""
+        rows, vectors = state["rows"], state["vectors"]
+        dtype, n_vectors = rows.dtype, len(state["eigenvalues"])
+        components = state.get("components")
+        arrays = [state[name] for name in ("mean", "attraction", "center")]
+        width = len(state["mean"]) if components is None else len(components)
+        if (
+            {array.dtype for array in [*arrays, vectors]} != {dtype}
+            or dtype not in (np.float32, np.float64)
+            or rows.ndim != 2
+            or rows.shape[1] != width
+            or vectors.shape != (len(rows), n_vectors)
+            or state["attraction"].shape != (len(rows),)
+            or state["center"].shape != (n_vectors,)
+            or (components is not None and components.shape[1:] != state["mean"].shape)
+            or not (state["scale"] > 0 and state["unit"] > 0)
+            or not 0 < state["n_neighbors"] < len(rows)
+        ):
+            raise ValueError("the parts of the features do not fit together")
+        self._projection = Projection(
+            state["mean"], dtype.type(state["scale"]), components
+        )
+        self._rows, self._vectors = rows, vectors
+        self._attraction, self._center = state["attraction"], state["center"]
+        self._unit, self._n_neighbors = dtype.type(state["unit"]), state["n_neighbors"]
+        self.eigenvalues_ = state["eigenvalues"]
+        self._index = neighbor_index(rows, self._n_neighbors)
+        self._n_features_out = width + n_vectors
+        return self
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _directions(self, nearest: NDArray) -> NDArray:
+        """Return the mean eigenvectors over neighbors (n, n_neighbors), of norm 1.
+
+        Shape (n, n_components + 1).
+        """
+        n, n_neighbors = nearest.shape
+        indptr = np.arange(0, nearest.size + 1, n_neighbors)
+        mean = csr_array(
+            (self._attraction[nearest.ravel()], nearest.ravel(), indptr),
+            shape=(n, len(self._rows)),
+        )
+        return normalize(mean @ self._vectors)
+
+
+def leading_eigenvectors(
+    walk: csr_array, strength: NDArray, n_vectors: int
+) -> tuple[NDArray, NDArray]:
+    """Return the largest eigenvalues of a walk, and its right eigenvectors.
+
+    `strength`, shape (n_samples,), is proportional to the distribution in which the
+    walk stays; the eigenvectors, shape (n_samples, n_vectors), are orthonormal with
+    respect to it, and the first one is constant. Both are float64.
+    """
+    n_samples = len(strength)
+    root = np.sqrt(strength.astype(np.float64) / strength.sum())
+    # As likely in both directions: similar to a symmetric matrix.
+    symmetric = diags_array(root) @ walk.astype(np.float64) @ diags_array(1 / root)
+    symmetric = csr_array(symmetric + symmetric.T) / 2
+    if n_samples <= 4 * n_vectors:
+        values, vectors = eigh(
+            symmetric.toarray(), subset_by_index=(n_samples - n_vectors, n_samples - 1)
+        )
+    else:
+        try:
+            values, vectors = eigsh(symmetric, n_vectors, which="LA", v0=root)
+        except ArpackNoConvergence as error:
+            values, vectors = error.eigenvalues, error.eigenvectors
+    order = np.argsort(-values, kind="stable")
+    return values[order].clip(0, 1), vectors[:, order] / root[:, np.newaxis]

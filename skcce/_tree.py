@@ -1,0 +1,330 @@
+"""The tree of clusters: which ones are joined, in which order, and where to stop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.special import gammaln
+
+from skcce._linear import LinearSoftmax
+
+__all__ = ["ClusterTree"]
+
+# Two clusters are kept apart if their neighbors collide less often than this share of
+# what they would in a uniform cloud.
+_VALLEY = 0.22
+# Neighbors that are no more than noise: the lift of this quantile of pairs, at most.
+_NOISE_QUANTILE, _MOST_NOISE = 0.75, 0.3
+# A fine cluster of less than this part of an equal share is joined at once.
+_DUST = 0.2
+# Similarities are cut off below this, so that heights are finite.
+_LEAST = 1e-3
+
+
+@dataclass(eq=False)
+class ClusterTree:
+    r"""Fine clusters, and the order in which they are joined.
+
+    Attributes
+    ----------
+    linkage : ndarray of shape (n_leaves - 1, 4)
+        The joins in SciPy's format (:func:`scipy.cluster.hierarchy.linkage`); the
+        leaves are the fine clusters, and the sizes count samples. The height of a join
+        is :math:`\ln(1 + 1/s)`, where :math:`s` is how often neighbors in the two
+        clusters collide, relative to a uniform cloud that is cut in two; below the
+        natural cut it falls with the number of neighbors that the join brings together.
+    labels : ndarray of shape (n_samples,)
+        Fine cluster of each training sample.
+    sizes : ndarray of shape (n_leaves,)
+        Samples in each fine cluster, by weight.
+    n_clusters : int
+        Number of clusters where there is no more than a valley between any two of them.
+    model : LinearSoftmax
+        The model of the fine clusters.
+    units : ndarray of shape (n_leaves,) or None
+        Their numbers in training, where some may have stayed empty.
+    """
+
+    linkage: NDArray
+    labels: NDArray
+    sizes: NDArray
+    n_clusters: int
+    model: LinearSoftmax = field(repr=False)
+    units: NDArray | None = field(default=None, repr=False)
+
+    def cut(self, n_clusters: int) -> NDArray:
+        """Return the cluster that each fine cluster belongs to.
+
+        Parameters
+        ----------
+        n_clusters : int
+            Number of clusters, at most that of the fine ones.
+
+        Returns
+        -------
+        ndarray of shape (n_leaves,)
+            Clusters, integers from 0 to n_clusters - 1, in the order of their first
+            fine cluster.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer fine clusters.
+        """
+        n_leaves = len(self.linkage) + 1
+        if not 1 <= n_clusters <= n_leaves:
+            raise ValueError(
+                f"n_clusters={n_clusters} must be between 1 and the {n_leaves} fine "
+                "clusters of the tree."
+            )
+        return join(self.linkage[: n_leaves - n_clusters, :2].astype(int), n_leaves)
+
+    def shares(self, n_clusters: int) -> NDArray:
+        """Return the shares of the clusters of a cut, by weight, (n_clusters,)."""
+        weight = np.bincount(self.cut(n_clusters), weights=self.sizes)
+        return weight / weight.sum()
+
+    def joined(self, n_clusters: int) -> LinearSoftmax:
+        """Return the model whose predictions are sums of those of fine clusters."""
+        return self.model.joined(self.cut(n_clusters))
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the tree as numbers and arrays."""
+        state = self.model.get_state()
+        state.pop("optimizer", None)
+        return {
+            "linkage": self.linkage,
+            "labels": self.labels,
+            "sizes": self.sizes,
+            "n_clusters": self.n_clusters,
+            "model": state,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return the tree of a state; raise ValueError if it is none."""
+        linkage, labels = state["linkage"], state["labels"]
+        model = LinearSoftmax().set_state(state["model"])
+        n_leaves = len(linkage) + 1
+        if (
+            linkage.shape != (n_leaves - 1, 4)
+            or labels.ndim != 1
+            or state["sizes"].shape != (n_leaves,)
+            or not np.isin(labels, np.arange(n_leaves)).all()
+            or len(model.coef_) != n_leaves
+            or not 1 <= state["n_clusters"] <= n_leaves
+            or not (
+                linkage[:, :2] < np.arange(n_leaves, 2 * n_leaves - 1)[:, None]
+            ).all()
+        ):
+            raise ValueError("the parts of the tree do not fit together")
+        return cls(linkage, labels, state["sizes"], state["n_clusters"], model)
+
+
+def grow(
+    model: LinearSoftmax,
+    labels: NDArray,
+    walk: csr_array,
+    distances: NDArray,
+    weight: NDArray | None,
+) -> ClusterTree:
+    """Return the tree of the clusters of a model.
+
+    labels : cluster of each sample, (n_samples,).
+    walk : one step from neighbor to neighbor, (n_samples, n_samples).
+    distances : those to the nearest neighbors, (n_samples, n_neighbors).
+    weight : weights of the samples, of mean 1, or None.
+    """
+    used, labels = np.unique(labels, return_inverse=True)
+    n_samples, n_neighbors = distances.shape
+    together = collisions(walk, labels, weight)
+    dimension = intrinsic_dimension(distances)
+    joins, similarities, masses = joining_order(
+        together,
+        lambda shares: crossing(n_samples * shares, dimension, n_neighbors),
+    )
+    # An inversion belongs to the join above it.
+    similarities = np.minimum.accumulate(similarities)
+    n_below = np.count_nonzero(similarities >= _VALLEY)
+    order, heights = _heights(joins, similarities, masses, n_below)
+    weights = np.bincount(labels, weights=weight, minlength=len(used))
+    return ClusterTree(
+        _scipy_linkage(joins[order], heights, weights),
+        labels,
+        weights,
+        len(used) - n_below,
+        model.units(used),
+        used,
+    )
+
+
+def collisions(walk: csr_array, labels: NDArray, weight: NDArray | None) -> NDArray:
+    """Return how often a sample and its neighbor lie in clusters k and l.
+
+    A symmetric matrix (n_clusters, n_clusters) that sums to 1.
+    """
+    n_samples, n_clusters = len(labels), labels.max() + 1
+    ones = np.ones(n_samples) if weight is None else weight.astype(np.float64)
+    member = csr_array(
+        (ones, labels, np.arange(n_samples + 1)), shape=(n_samples, n_clusters)
+    )
+    plain = csr_array((np.ones(n_samples), labels, np.arange(n_samples + 1)))
+    together = (member.T @ (walk @ plain)).toarray() / ones.sum()
+    return (together + together.T) / 2
+
+
+def noise(together: NDArray) -> float:
+    """Return the lift that neighbors have between clusters that are not adjacent.
+
+    Some neighbors are no more than noise, and lead anywhere: a quantile of the lift
+    J_kl / (p_k p_l) over all pairs of clusters, by weight.
+    """
+    shares = together.sum(axis=1)
+    pairs = np.triu_indices(len(shares), 1)
+    weight = np.outer(shares, shares)[pairs]
+    if not len(weight):
+        return 0.0
+    lift = together[pairs] / weight
+    order = np.argsort(lift, kind="stable")
+    ahead = np.cumsum(weight[order])
+    rank = np.searchsorted(ahead, _NOISE_QUANTILE * ahead[-1])
+    return min(float(lift[order[rank]]), _MOST_NOISE)
+
+
+def intrinsic_dimension(distances: NDArray) -> float:
+    """Return the maximum-likelihood estimate of Levina and Bickel.
+
+    From the distances (n_samples, n_neighbors) to the nearest neighbors, in increasing
+    order, with the correction of MacKay and Ghahramani (inverses are averaged).
+    """
+    n_neighbors = distances.shape[1]
+    distances = distances[distances[:, 0] > 0].astype(np.float64)
+    if n_neighbors < 3 or not len(distances):
+        return 1.0
+    inverse = np.log(distances[:, -1:] / distances[:, :-1]).sum() / len(distances)
+    return max(1.0, (n_neighbors - 2) / inverse) if inverse > 0 else 1.0
+
+
+def crossing(n_samples: NDArray, dimension: float, n_neighbors: int) -> NDArray:
+    """Return the collision similarity of the two halves of a uniform cube.
+
+    A plane through the middle of `n_samples` points separates the share f of the pairs
+    of neighbors: the mean extent of a pair along one axis. Then J_kl = f/2 and J_kk =
+    (1 - f)/2, whose ratio is the similarity. Shape of `n_samples`.
+    """
+    ball = dimension / 2 * np.log(np.pi) - gammaln(dimension / 2 + 1)  # log-volume
+    n_samples = np.maximum(n_samples, n_neighbors + 1)
+    radius = np.exp((np.log(n_neighbors / n_samples) - ball) / dimension)
+    mean_radius = radius * dimension / (dimension + 1)
+    along_axis = np.exp(gammaln(dimension / 2) - gammaln((dimension + 1) / 2))
+    share = np.minimum(mean_radius * along_axis / np.sqrt(np.pi), 0.5)
+    return share / (1 - share)
+
+
+def joining_order(together: NDArray, expected: Any) -> tuple[NDArray, NDArray, NDArray]:
+    r"""Join the two most similar clusters, until there is only one.
+
+    With :math:`B = J - \rho\, p p^\top`, the collisions beyond noise, two clusters have
+    the similarity :math:`B_{kl} / \sqrt{B_{kk} B_{ll}}`, relative to what is expected
+    in a uniform cloud of their size. Collisions add up when clusters are joined. Those
+    that are very small are joined first, to whatever is most similar.
+
+    together : collisions J, (n, n).
+    expected : maps shares p_k + p_l of the samples to the expected similarity.
+
+    Returns the joins (n - 1, 2): the second cluster becomes part of the first; their
+    similarities and their collisions J_kl, both (n - 1,).
+    """
+    n = len(together)
+    shares, joint = together.sum(axis=1), together.copy()
+    beyond = together - noise(together) * np.outer(shares, shares)
+    alive = np.ones(n, dtype=bool)
+    joins, similarities, masses = [], [], []
+    for _ in range(n - 1):
+        at = np.flatnonzero(alive)
+        own = np.maximum(beyond[at, at], np.finfo(float).tiny)
+        similarity = beyond[np.ix_(at, at)] / np.sqrt(np.outer(own, own))
+        similarity /= expected(shares[at][:, np.newaxis] + shares[at])
+        np.fill_diagonal(similarity, -np.inf)
+        dust = shares[at] < _DUST / n
+        candidates = similarity
+        if dust.any():
+            candidates = np.where(dust[:, np.newaxis], similarity, -np.inf)
+        pair = np.unravel_index(np.argmax(candidates), candidates.shape)
+        similarities.append(np.inf if dust.any() else similarity[pair])
+        kept, gone = sorted(at[list(pair)])
+        joins.append((kept, gone))
+        masses.append(joint[kept, gone])
+        for matrix in (joint, beyond):
+            matrix[kept] += matrix[gone]
+            matrix[:, kept] += matrix[:, gone]
+        shares[kept] += shares[gone]
+        alive[gone] = False
+    return np.array(joins, dtype=int).reshape(-1, 2), *map(
+        np.array, (similarities, masses)
+    )
+
+
+def _heights(
+    joins: NDArray, similarities: NDArray, masses: NDArray, n_below: int
+) -> tuple[NDArray, NDArray]:
+    """Return in which order the joins are undone last, and their heights.
+
+    Beyond the natural cut, a cluster is divided where that parts the fewest neighbors:
+    a large one is not cut in two before small ones have left it.
+    """
+    above = np.log1p(1 / similarities[n_below:].clip(_LEAST))
+    order = list(range(n_below, len(joins)))[::-1]
+    waiting = _roots(joins, range(n_below))
+    parts = _parts(joins)
+    below = []
+    least, most = np.inf, max(masses[:n_below], default=1.0) or 1.0
+    while waiting:
+        i = min(waiting, key=lambda i: (masses[i], i))
+        waiting.remove(i)
+        waiting |= {part for part in parts[i] if part is not None}
+        least = min(least, np.log1p(1 / _VALLEY) * (1 - masses[i] / (2 * most)))
+        order.append(i)
+        below.append(least)
+    return np.array(order[::-1], dtype=int), np.concatenate([below[::-1], above])
+
+
+def _parts(joins: NDArray) -> list[tuple[int | None, int | None]]:
+    """Return the joins that made the two clusters of every join."""
+    latest, parts = {}, []
+    for i, (kept, gone) in enumerate(joins.tolist()):
+        parts.append((latest.get(kept), latest.pop(gone, None)))
+        latest[kept] = i
+    return parts
+
+
+def _roots(joins: NDArray, among: range) -> set[int]:
+    """Return the joins that are part of no other one."""
+    parts = _parts(joins[: len(among)])
+    return set(among) - {part for pair in parts for part in pair}
+
+
+def _scipy_linkage(joins: NDArray, heights: NDArray, sizes: NDArray) -> NDArray:
+    """Return joins of named clusters in SciPy's format, where a join is a new name."""
+    n_leaves = len(sizes)
+    name, size = np.arange(n_leaves), sizes.astype(np.float64)
+    linkage = np.empty((n_leaves - 1, 4))
+    for i, (kept, gone) in enumerate(joins.tolist()):
+        size[kept] += size[gone]
+        linkage[i] = *sorted((name[kept], name[gone])), heights[i], size[kept]
+        name[kept] = n_leaves + i
+    return linkage
+
+
+def join(pairs: NDArray, n_leaves: int) -> NDArray:
+    """Return the cluster of every leaf after some joins of a linkage, (n_leaves,)."""
+    members = {leaf: [leaf] for leaf in range(n_leaves)}
+    for i, (first, second) in enumerate(pairs.tolist()):
+        members[n_leaves + i] = members.pop(first) + members.pop(second)
+    groups = np.empty(n_leaves, dtype=np.intp)
+    for number, leaves in enumerate(sorted(members.values(), key=min)):
+        groups[leaves] = number
+    return groups

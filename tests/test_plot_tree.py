@@ -242,6 +242,17 @@ def test_without_confidence_the_first_samples():
     np.testing.assert_array_equal(display.indices, [[1, 3], [0, 2], [5, -1]])
 
 
+def test_rows_of_no_cluster_are_in_none():
+    labels = np.array([-1, 0, -1, 1, 1])
+    display = TreeDisplay.from_predictions(
+        random_joins(2), labels, y=list("abbcc"), texts=list("abcde"), n_exemplars=2
+    )
+    np.testing.assert_allclose(np.sort(display.shares), [0.2, 0.4])
+    np.testing.assert_array_equal(display.indices, [[1, -1], [3, 4]])
+    assert display.names == ["b", "c"]
+    TreeDisplay.from_predictions(random_joins(2), [-1, -1], texts=["a", "b"])
+
+
 def test_names_are_classes_of_more_than_half():
     labels = np.repeat([0, 1, 2, 3], [3, 4, 1, 0])
     y = np.array(list("aababccd"))

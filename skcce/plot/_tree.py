@@ -192,7 +192,7 @@ class TreeDisplay:
         if self.texts is not None:
             lines = [[self.texts[i] for i in row if i >= 0] for row in self.indices]
             pitch = max(pitch, self.indices.shape[1] * _LINE_SPACING * INFO)
-            longest = max(len(text) for text in self.texts.values())
+            longest = max((len(text) for text in self.texts.values()), default=0)
             width = right + longest * LETTER * INFO
         pitch += _BETWEEN_ROWS
         order = _members(self.linkage)[-1]
@@ -230,7 +230,7 @@ class TreeDisplay:
             capstyle="projecting",
         )
         ax.add_collection(self.lines_, autolim=False)
-        area = self.shares / self.shares.max() * (_DOT * points) ** 2
+        area = self.shares / (self.shares.max() or 1.0) * (_DOT * points) ** 2
         style = dict(linewidth=0, zorder=3, clip_on=False)
         k = slice(n_clusters)
         self.dots_ = ax.scatter(x[k], y[k], area, color=colors[k], **style)
@@ -353,7 +353,8 @@ class TreeDisplay:
             Joins of the clusters, in the format of
             :func:`scipy.cluster.hierarchy.linkage`; the counts are not used.
         labels : array-like of shape (n_samples,)
-            Cluster of each sample, from 0 to ``n_clusters - 1``, as in `linkage`.
+            Cluster of each sample, from 0 to ``n_clusters - 1``, as in `linkage`; -1
+            is none.
         confidence : array-like of shape (n_samples,), default=None
             Probability of the assigned cluster. None shows the first samples of each
             cluster instead of the most confident ones.
@@ -380,10 +381,10 @@ class TreeDisplay:
         n_clusters = len(linkage) + 1
         labels = check_labels(labels, len(labels))
         numbers = np.unique(labels).tolist()
-        if not numbers or not set(numbers) <= set(range(n_clusters)):
+        if not numbers or not set(numbers) <= set(range(-1, n_clusters)):
             raise ValueError(
                 f"labels must be from 0 to {n_clusters - 1}, the clusters of linkage, "
-                f"got {textwrap.shorten(str(numbers), 60)}."
+                f"or -1, got {textwrap.shorten(str(numbers), 60)}."
             )
         if confidence is not None:
             confidence = check_labels(confidence, len(labels), "confidence")

@@ -19,10 +19,18 @@ from skcce.plot import (
     MontageDisplay,
     SimplexDisplay,
     TrainingDisplay,
+    TreeDisplay,
 )
 from skcce.plot._display import colors_of
 
 pytestmark = pytest.mark.usefixtures("close_figures")
+
+
+def chain(n_clusters):
+    """Return joins of each cluster to all before it."""
+    joins = np.arange(n_clusters - 1)
+    before = np.where(joins == 0, 0, n_clusters + joins - 1)
+    return np.c_[before, joins + 1, joins, joins + 2]
 
 
 DRAWINGS = {
@@ -37,6 +45,9 @@ DRAWINGS = {
     "reliability": lambda p, y, ax: ConfidenceDisplay.from_predictions(p, y, ax=ax),
     "simplex": lambda p, y, ax: SimplexDisplay.from_predictions(
         p[:, :3] / p[:, :3].sum(axis=1, keepdims=True), y=y, pseudo_labels=None, ax=ax
+    ),
+    "tree": lambda p, y, ax: TreeDisplay.from_predictions(
+        chain(p.shape[1]), p.argmax(1), y=y, images=tiny_images(len(p)), n_cut=1, ax=ax
     ),
 }
 every_display = pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
@@ -68,7 +79,9 @@ def test_drawn_into_a_subfigure(draw, n_clusters):
     figure.canvas.draw()
 
 
-@pytest.mark.parametrize("name", ["montage", "confusion", "training", "confidence"])
+@pytest.mark.parametrize(
+    "name", ["montage", "confusion", "training", "confidence", "tree"]
+)
 @pytest.mark.parametrize("with_y", [False, True])
 def test_one_cluster(name, with_y):
     n = 20
@@ -196,6 +209,7 @@ def test_missing_classes_are_refused(y):
         lambda: ClusterConfusionDisplay.from_predictions(y, labels),
         lambda: MontageDisplay.from_predictions(tiny_images(3), labels, y=y),
         lambda: SimplexDisplay.from_predictions(np.eye(3), y=y),
+        lambda: TreeDisplay.from_predictions(chain(2), labels, y=y),
     ):
         with pytest.raises(ValueError, match=r"y(_true)? contains NaN"):
             draw()
@@ -208,6 +222,7 @@ def test_dollars_are_not_mathematics():
         MontageDisplay.from_predictions(tiny_images(2), labels, y=y),
         ClusterConfusionDisplay.from_predictions(y, labels),
         SimplexDisplay.from_predictions(np.eye(3), names=["$\\x$", "", "$"]),
+        TreeDisplay.from_predictions(chain(2), labels, y=y, texts=["$\\x$", "a$"]),
     ):
         display.figure_.canvas.draw()
 

@@ -11,6 +11,7 @@ from skcce.plot._confusion import ClusterConfusionDisplay
 from skcce.plot._montage import MontageDisplay
 from skcce.plot._simplex import SimplexDisplay
 from skcce.plot._training import TrainingDisplay
+from skcce.plot._tree import TreeDisplay
 
 __all__ = [
     "ClusterConfusionDisplay",
@@ -18,4 +19,5 @@ __all__ = [
     "MontageDisplay",
     "SimplexDisplay",
     "TrainingDisplay",
+    "TreeDisplay",
 ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.pipeline import Pipeline
 
 from skcce.metrics import check_none_missing
 
@@ -98,6 +99,14 @@ def colors_of(n: int) -> list:
     if n <= len(HUES):
         return HUES[:n]
     return list(import_pyplot().get_cmap("viridis")(np.linspace(0, 1, n)))
+
+
+def split(estimator: Any) -> tuple[Pipeline | None, Any]:
+    """Return the steps before the clusterer, None if there are none, and it."""
+    best = getattr(estimator, "best_estimator_", estimator)  # of a search
+    if not isinstance(best, Pipeline):
+        return None, best
+    return (best[:-1] if len(best) > 1 else None), best[-1]
 
 
 def probabilities_of(estimator: Any, X: Any) -> NDArray:

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 # All lengths are in tiles, which are this wide in a new figure, in inches. A new figure
 # comes near this ratio of width to height.
-_INCHES, _RATIO = 0.6, 1.3
-_GAP, _BETWEEN_HALVES, _BETWEEN_COLUMNS = 0.08, 0.35, 0.7
-_TILE, _ROW, _HEAD = 1 - _GAP, 1.46, 0.4
+INCHES, _RATIO = 0.6, 1.3
+GAP, _BETWEEN_HALVES, _BETWEEN_COLUMNS = 0.08, 0.35, 0.7
+TILE, _ROW, _HEAD = 1 - GAP, 1.46, 0.4
 # The line that explains the frames, and their width.
 _FOOT, _FRAME = 0.35, 0.06
 # Font sizes, and the width of a letter in proportion.
-_NAME, _INFO, _LETTER = 0.29, 0.22, 0.62
+NAME, INFO, LETTER = 0.29, 0.22, 0.62
 _LETTERS_PER_LINE = 14
 # Sides of a tile on the canvas, in pixels, and of the whole of it.
 _LEAST_SIDE, _MOST_SIDE, _MOST_PIXELS = 48, 144, 8_000_000
@@ -135,24 +135,18 @@ class MontageDisplay:
         size = np.array([layout.width, layout.height])
         if ax is None:
             # The margins are those of a constrained layout.
-            ax, points = place(None, tuple(size * _INCHES + 0.1)), 72 * _INCHES
+            ax, points = place(None, tuple(size * INCHES + 0.1)), 72 * INCHES
         else:
             points = min(size_in_points(ax) / size)
-        canvas = _paint(self.tiles, self.indices, layout)
-        self.im_ = ax.imshow(canvas, extent=(0, layout.width, layout.height, 0))
+        extent = (0, layout.width, layout.height, 0)
+        canvas = paint(self.tiles, self.indices, layout.x, layout.top, extent[1:3])
+        self.im_ = ax.imshow(canvas, extent=extent)
         self.frames_ = None
         if self._is_framed():
             self.frames_ = _frames(self.wrong, layout, points)
             ax.add_collection(self.frames_, autolim=False)
-        self.text_ = []
-        for x, y, text, style in self._texts(layout):
-            # Names may have dollars in them.
-            artist = ax.text(x, y, text, parse_math=False, **style)
-            artist.set_fontsize(style["fontsize"] * points)
-            # It is within the axes, so the layout need not measure it.
-            artist.set_in_layout(False)
-            self.text_.append(artist)
-        ax.set(xlim=(-_GAP, layout.width), ylim=(layout.height, 0))
+        self.text_ = write(ax, self._texts(layout), points)
+        ax.set(xlim=(-GAP, layout.width), ylim=(layout.height, 0))
         ax.set_axis_off()
         self.ax_, self.figure_ = ax, ax.figure
         return self
@@ -174,11 +168,11 @@ class MontageDisplay:
 
     def _arrange(self, n_columns: int | None, ratio: float) -> "_Layout":
         rows = zip(self.clusters, self.names, self.shares, strict=True)
-        labels = [_label(*row) for row in rows]
+        labels = [label_of(*row) for row in rows]
         first, *_ = self._halves().values()
         slots = np.arange(self.indices.shape[1])
         slots = slots + (slots >= len(first)) * _BETWEEN_HALVES
-        slots += max(_width_of(*label) for label in labels)
+        slots += max(width_of(*label) for label in labels)
         pitch = slots[-1] + 1 + _BETWEEN_COLUMNS
         n_columns = n_columns or _best_columns(len(labels), pitch, ratio)
         n_lines = -(-len(labels) // n_columns)
@@ -195,31 +189,27 @@ class MontageDisplay:
 
     def _texts(self, layout: "_Layout") -> Iterator[tuple[float, float, str, dict]]:
         """Yield x, y, text and style of all that is written, sizes in tiles."""
-        info = dict(fontsize=_INFO, color=GREY, va="top")
+        info = dict(fontsize=INFO, color=GREY, va="top")
         if self._is_framed():
-            style = dict(fontsize=_INFO, color=ALARM, va="bottom")
+            style = dict(fontsize=INFO, color=ALARM, va="bottom")
             yield 0, layout.height, "red: other class", style
-        style = dict(fontsize=_INFO, ha="center", va="bottom")
+        style = dict(fontsize=INFO, ha="center", va="bottom")
         for x in layout.x[layout.top == _HEAD]:
             for title, half in self._halves().items():
-                yield x[half].mean() + _TILE / 2, 0.7 * _HEAD, title, style
+                yield x[half].mean() + TILE / 2, 0.7 * _HEAD, title, style
         for row, (name, below) in enumerate(layout.labels):
-            left, x, top = layout.left[row], layout.x[row], layout.top[row]
-            height = 1.2 * _NAME * (name.count("\n") + 1)
-            y = top + _TILE / 2 - (height + 1.35 * _INFO) / 2
-            style = dict(fontsize=_NAME, va="top", weight="bold", linespacing=1.1)
-            yield left, y, name, style
-            yield left, y + height + 0.2 * _INFO, below, info
+            x, top = layout.x[row], layout.top[row]
+            yield from label_texts(name, below, layout.left[row], top + TILE / 2)
             shown = self.indices[row] >= 0
             if not shown.any():
-                style = dict(fontsize=_NAME, color=GREY, va="center", style="italic")
-                yield x[0], top + _TILE / 2, "empty", style
+                style = dict(fontsize=NAME, color=GREY, va="center", style="italic")
+                yield x[0], top + TILE / 2, "empty", style
             if self.confidence is not None:
                 for half in self._halves().values():
                     half = half[shown[half]]
                     if len(half):
                         text = _range_text(self.confidence[row, half])
-                        middle = x[half].mean() + _TILE / 2
+                        middle = x[half].mean() + TILE / 2
                         yield middle, top + 1, text, info | {"ha": "center"}
 
     @classmethod
@@ -349,7 +339,7 @@ class MontageDisplay:
         if confidence is not None:
             confidence = np.where(shown, confidence[indices], np.nan)
         return cls(
-            _scale_floats(_read_tiles(images, np.unique(indices[shown]).tolist())),
+            read_tiles(images, np.unique(indices[shown]).tolist()),
             indices,
             clusters=clusters,
             names=[named.get(cluster) for cluster in clusters],
@@ -438,8 +428,8 @@ def _order(known: list, labels: NDArray, matched: dict) -> list:
     return sorted(known, key=lambda cluster: -np.count_nonzero(labels == cluster))
 
 
-def _read_tiles(images: Sequence, shown: list[int]) -> dict[int, NDArray]:
-    """Read the images that are shown, no larger than needed."""
+def read_tiles(images: Sequence, shown: list[int]) -> dict[int, NDArray]:
+    """Read the images that are shown as uint8, no larger than needed."""
     tiles, unreadable = {}, {}
     for i in shown:
         try:
@@ -455,7 +445,7 @@ def _read_tiles(images: Sequence, shown: list[int]) -> dict[int, NDArray]:
     if unreadable and len(unreadable) == len(tiles):
         i, error = unreadable.popitem()
         raise type(error)(f"images[{i}]: {error}") from error
-    return tiles
+    return _scale_floats(tiles)
 
 
 def _scale_floats(tiles: dict[int, NDArray]) -> dict[int, NDArray]:
@@ -471,23 +461,32 @@ def _scale_floats(tiles: dict[int, NDArray]) -> dict[int, NDArray]:
     return tiles | floats
 
 
-def _paint(tiles: Mapping[int, NDArray], indices: NDArray, layout: _Layout) -> NDArray:
-    """Return all tiles in one image, transparent where there is none."""
+def paint(
+    tiles: Mapping[int, NDArray],
+    indices: NDArray,
+    left: NDArray,
+    top: NDArray,
+    size: tuple[float, float],
+) -> NDArray:
+    """Return all tiles in one image of this size, transparent where there is none.
+
+    `left` is where each tile begins, `top` where each row does.
+    """
     from PIL import Image
 
-    area = layout.width * layout.height
-    unit = int(np.clip(np.sqrt(_MOST_PIXELS / area), _LEAST_SIDE, _MOST_SIDE))
-    size = np.ceil([layout.width * unit, layout.height * unit]).astype(int)
+    unit = np.sqrt(_MOST_PIXELS / np.prod(size))
+    unit = int(np.clip(unit, _LEAST_SIDE, _MOST_SIDE))
+    size = np.ceil(np.multiply(size, unit)).astype(int)
     canvas = Image.new("RGBA", tuple(size.tolist()))
-    side = round(unit * _TILE)
+    side = round(unit * TILE)
     for row, slot in np.argwhere(indices >= 0):
         tile = Image.fromarray(tiles[indices[row, slot]])
         width, height = letterbox(tile.size, side)
-        left = round(layout.x[row, slot] * unit) + (side - width) // 2
-        top = round(layout.top[row] * unit) + (side - height) // 2
+        x = round(left[row, slot] * unit) + (side - width) // 2
+        y = round(top[row] * unit) + (side - height) // 2
         # Averages where it is larger than the tile, sharp pixels where it is smaller.
         tile = tile.resize((width, height), Image.Resampling.BOX)
-        canvas.paste(tile, (left, top))
+        canvas.paste(tile, (x, y))
     return np.asarray(canvas)
 
 
@@ -502,7 +501,7 @@ def _frames(wrong: NDArray, layout: _Layout, points: float) -> "PatchCollection"
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    side, off = _TILE - _FRAME, _FRAME / 2
+    side, off = TILE - _FRAME, _FRAME / 2
     frames = [
         Rectangle((layout.x[row, slot] + off, layout.top[row] + off), side, side)
         for row, slot in np.argwhere(wrong)
@@ -511,7 +510,7 @@ def _frames(wrong: NDArray, layout: _Layout, points: float) -> "PatchCollection"
     return PatchCollection(frames, linewidth=_FRAME * points, **style)
 
 
-def _label(cluster: Any, name: Any, share: float) -> tuple[str, str]:
+def label_of(cluster: Any, name: Any, share: float) -> tuple[str, str]:
     """Return the name of a row, and what is below it."""
     number, percent = f"#{cluster}", f"{100 * share:.1f} %"
     if name is None:
@@ -520,10 +519,40 @@ def _label(cluster: Any, name: Any, share: float) -> tuple[str, str]:
     return "\n".join(lines), f"{number}  {percent}"
 
 
-def _width_of(name: str, info: str) -> float:
+def width_of(name: str, info: str) -> float:
     """Return how many tiles wide the label of a row is, at most."""
-    name_width = max(len(line) for line in name.split("\n")) * _NAME * _LETTER * 1.1
-    return max(0.9, name_width, len(info) * _INFO * _LETTER) + 0.15
+    name_width = max(len(line) for line in name.split("\n")) * NAME * LETTER * 1.1
+    return max(0.9, name_width, len(info) * INFO * LETTER) + 0.15
+
+
+def height_of(name: str) -> float:
+    """Return how many tiles high the label of a row is."""
+    return 1.2 * NAME * (name.count("\n") + 1) + 1.35 * INFO
+
+
+def label_texts(
+    name: str, below: str, left: float, middle: float
+) -> Iterator[tuple[float, float, str, dict]]:
+    """Yield what :func:`write` takes, of a label that is centered on `middle`."""
+    top, end = middle - height_of(name) / 2, middle + height_of(name) / 2
+    style = dict(fontsize=NAME, va="top", weight="bold", linespacing=1.1)
+    yield left, top, name, style
+    yield left, end - 1.15 * INFO, below, dict(fontsize=INFO, color=GREY, va="top")
+
+
+def write(
+    ax: "Axes", texts: Iterable[tuple[float, float, str, dict]], points: float
+) -> list:
+    """Write texts, each given by x, y, text and style; a tile is `points` wide."""
+    artists = []
+    for x, y, text, style in texts:
+        # Names may have dollars in them.
+        artist = ax.text(x, y, text, parse_math=False, **style)
+        artist.set_fontsize(style["fontsize"] * points)
+        # It is within the axes, so the layout need not measure it.
+        artist.set_in_layout(False)
+        artists.append(artist)
+    return artists
 
 
 def _range_text(confidence: NDArray) -> str:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skcce._progress import balance_of
@@ -20,6 +19,7 @@ from skcce.plot._display import (
     divide,
     import_pyplot,
     size_in_points,
+    split,
 )
 
 if TYPE_CHECKING:
@@ -143,8 +143,7 @@ class TrainingDisplay:
         TrainingDisplay
         """
         import_pyplot()
-        best = getattr(estimator, "best_estimator_", estimator)  # of a search
-        last = best[-1] if isinstance(best, Pipeline) else best
+        _, last = split(estimator)
         check_is_fitted(last)
         if not hasattr(last, "share_curve_"):
             raise TypeError(

@@ -53,6 +53,7 @@ from skcce._starts import (
 )
 from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
+from skcce._tree import ClusterTree
 from skcce._weights import check_weights
 
 __all__ = ["SoftmaxClusterer"]
@@ -250,7 +251,7 @@ converged_, n_features_in_, feature_names_in_
                 "n_clusters_": settings.n_clusters,
                 "prior_": check_prior(settings.prior, settings.n_clusters),
                 "features_": features,
-                "tree_": tree,
+                "_tree": tree,
                 "_n_features_out": settings.n_clusters,
             }
             self._train(
@@ -279,7 +280,8 @@ converged_, n_features_in_, feature_names_in_
         -------
         CollisionClusterer
             A fitted copy, ready to predict; ``loss_`` and the curves are those of the
-            fit. In ``labels_``, each fine cluster as a whole belongs to one cluster.
+                fit, and ``labels_`` joins fine clusters as a whole; there are no
+            ``probabilities_``.
 
         Raises
         ------
@@ -290,21 +292,15 @@ converged_, n_features_in_, feature_names_in_
             If there are fewer fine clusters.
         """
         check_is_fitted(self, "model_")
-        if self.tree_ is None:
-            raise AttributeError(
-                "There is no tree of clusters to cut: fit with prior='auto' or "
-                "'learn', or n_clusters='auto', on at least 24 samples per cluster, "
-                "with neighbors."
-            )
-        groups = self.tree_.cut(n_clusters)
-        cut = copy.copy(self)
+        tree, cut = self.tree_, copy.copy(self)
+        labels = tree.cut(n_clusters)[tree.labels]
         cut.n_clusters = n_clusters
+        vars(cut).pop("probabilities_", None)
         vars(cut).update(
-            model_=self.tree_.joined(n_clusters),
+            model_=tree.joined(n_clusters),
             n_clusters_=n_clusters,
-            prior_=self.tree_.shares(n_clusters),
-            labels_=groups[self.tree_.labels],
-            temperature_=1.0,
+            prior_=tree.shares(n_clusters),
+            labels_=labels,
             _n_features_out=n_clusters,
         )
         return cut
@@ -353,7 +349,7 @@ converged_, n_features_in_, feature_names_in_
         """
         model = LinearSoftmax() if self.model is None else self.model
         attributes = load_fit(path, model, self.n_clusters)
-        for name in (*FITTED, "features_", "tree_"):
+        for name in FITTED:
             vars(self).pop(name, None)
         vars(self).update(attributes)
         return self
@@ -468,6 +464,17 @@ converged_, n_features_in_, feature_names_in_
         usage = np.average(proba, axis=0, weights=weight)
         entropy = np.average(entr(proba).sum(axis=1), weights=weight)
         return float(entr(usage).sum() - entropy)
+
+    @property
+    def tree_(self) -> ClusterTree:
+        """Tree of clusters, if the fit had one."""
+        if getattr(self, "_tree", None) is None:
+            raise AttributeError(
+                "The fit had no tree of clusters: it needs prior='auto' or 'learn', or "
+                "n_clusters='auto', and neighbors, with at least 24 samples per "
+                "cluster."
+            )
+        return self._tree
 
     @property
     def coef_(self) -> NDArray:

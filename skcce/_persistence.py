@@ -171,7 +171,7 @@ def load_fit(
         attributes = _fitted_of(record)
         features, tree = record["features"], record["tree"]
         attributes["features_"] = features and SpectralFeatures().set_state(features)
-        attributes["tree_"] = tree and ClusterTree.from_state(tree)
+        attributes["_tree"] = tree and ClusterTree.from_state(tree)
     n_saved = attributes["share_curve_"].shape[1]
     if isinstance(n_clusters, Integral) and n_saved != n_clusters:
         raise ValueError(
@@ -186,7 +186,7 @@ def load_fit(
 
 def _parts_of(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the states of the features and of the tree, where there are any."""
-    parts = {"features": found["features_"], "tree": found["tree_"]}
+    parts = {"features": found["features_"], "tree": found["_tree"]}
     return {name: part and part.get_state() for name, part in parts.items()}
 
 

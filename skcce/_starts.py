@@ -51,9 +51,9 @@ _N_REFINEMENTS, _N_CALM = 10, 1e-3
 _N_TRAINED, _SAME = 3, 0.98
 # Epochs of the fine clusters of a tree.
 _FINE_EPOCHS = 10
-# The tree's shares are taken if the number of clusters that they are worth, 1 / sum of
-# squares, is less than this part of the number of clusters.
-_UNEQUAL = 0.56
+# Sizes are unequal if the median sample lives in a cluster this many times as large as
+# an equal share. Unlike a mean, it does not move if a few clusters stay joined.
+_UNEQUAL = 1.5
 
 
 def embed(
@@ -142,9 +142,9 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
         n_clusters = min(max(tree.n_clusters, low), high, len(tree.sizes))
         shares = "given" if shares == "given" else "learn"
     elif shares == "auto":
-        natural = tree.shares(tree.n_clusters)
-        is_unequal = 1 / (natural**2).sum() < _UNEQUAL * n_clusters
-        shares = "learn" if is_unequal else "given"
+        natural = np.sort(tree.shares(tree.n_clusters))
+        median = natural[np.searchsorted(natural.cumsum(), 0.5)]
+        shares = "learn" if median * n_clusters > _UNEQUAL else "given"
     prior = tree.shares(n_clusters) if shares == "learn" else None
     return settings._replace(n_clusters=n_clusters, shares=shares, prior=prior)
 

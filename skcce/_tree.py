@@ -1,6 +1,6 @@
 """The tree of clusters: which ones are joined, in which order, and where to stop."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -32,16 +32,16 @@ class ClusterTree:
     ----------
     linkage : ndarray of shape (n_leaves - 1, 4)
         The joins in SciPy's format (:func:`scipy.cluster.hierarchy.linkage`); the
-        leaves are the fine clusters, and the sizes count samples. The height of a join
-        is :math:`\ln(1 + 1/s)`, where :math:`s` is how often neighbors in the two
-        clusters collide, relative to a uniform cloud that is cut in two; below the
-        natural cut it falls with the number of neighbors that the join brings together.
+        leaves are the fine clusters. Heights are below 1 before the natural cut, and
+        fall with the share of neighbors that the join brings together; above it they
+        are 1 + ln(1 + cost), and the cost is the smaller share, divided by how similar
+        the two clusters are.
     labels : ndarray of shape (n_samples,)
         Fine cluster of each training sample.
     sizes : ndarray of shape (n_leaves,)
         Samples in each fine cluster, by weight.
     n_clusters : int
-        Number of clusters where there is no more than a valley between any two of them.
+        Number of clusters at the natural cut, where there is a valley between any two.
     model : LinearSoftmax
         The model of the fine clusters.
     units : ndarray of shape (n_leaves,) or None
@@ -142,20 +142,16 @@ def grow(
     n_samples, n_neighbors = distances.shape
     together = collisions(walk, labels, weight)
     dimension = intrinsic_dimension(distances)
-    joins, similarities, masses = joining_order(
+    joins, weights, n_before = joining_order(
         together,
         lambda shares: crossing(n_samples * shares, dimension, n_neighbors),
     )
-    # An inversion belongs to the join above it.
-    similarities = np.minimum.accumulate(similarities)
-    n_below = np.count_nonzero(similarities >= _VALLEY)
-    order, heights = _heights(joins, similarities, masses, n_below)
-    weights = np.bincount(labels, weights=weight, minlength=len(used))
+    order = undoing_order(joins, weights, n_before)[::-1]
     return ClusterTree(
-        _scipy_linkage(joins[order], heights, weights),
+        _scipy_linkage(joins[order], _heights(weights[order], n_before)),
         labels,
-        weights,
-        len(used) - n_below,
+        np.bincount(labels, weights=weight),
+        len(used) - n_before,
         model.units(used),
         used,
     )
@@ -224,72 +220,84 @@ def crossing(n_samples: NDArray, dimension: float, n_neighbors: int) -> NDArray:
     return share / (1 - share)
 
 
-def joining_order(together: NDArray, expected: Any) -> tuple[NDArray, NDArray, NDArray]:
-    r"""Join the two most similar clusters, until there is only one.
+def joining_order(
+    together: NDArray, expected: Callable[[NDArray], NDArray]
+) -> tuple[NDArray, NDArray, int]:
+    r"""Join clusters two by two, until there is only one.
 
     With :math:`B = J - \rho\, p p^\top`, the collisions beyond noise, two clusters have
     the similarity :math:`B_{kl} / \sqrt{B_{kk} B_{ll}}`, relative to what is expected
-    in a uniform cloud of their size. Collisions add up when clusters are joined. Those
-    that are very small are joined first, to whatever is most similar.
+    in a uniform cloud of their size. Collisions add up when clusters are joined. At
+    first, what is very small is joined to the most similar; then the two most similar
+    clusters are, while there is less than a valley between them; beyond this natural
+    cut, those of the least cost: the smaller share, divided by the similarity.
 
-    together : collisions J, (n, n).
-    expected : maps shares p_k + p_l of the samples to the expected similarity.
+    Parameters
+    ----------
+    together : ndarray of shape (n, n)
+        Collisions J.
+    expected : callable
+        Maps shares :math:`p_k + p_l` of the samples to the expected similarity.
 
-    Returns the joins (n - 1, 2): the second cluster becomes part of the first; their
-    similarities and their collisions J_kl, both (n - 1,).
+    Returns
+    -------
+    joins : ndarray of shape (n - 1, 2)
+        The second cluster becomes part of the first.
+    weights : ndarray of shape (n - 1,)
+        Collisions J_kl of those before the natural cut, costs of the others.
+    n_before : int
+        Number of joins before the natural cut.
     """
     n = len(together)
     shares, joint = together.sum(axis=1), together.copy()
     beyond = together - noise(together) * np.outer(shares, shares)
-    alive = np.ones(n, dtype=bool)
-    joins, similarities, masses = [], [], []
-    for _ in range(n - 1):
-        at = np.flatnonzero(alive)
+    at = np.arange(n)
+    joins, weights, n_before = [], [], 0
+    while len(at) > 1:
         own = np.maximum(beyond[at, at], np.finfo(float).tiny)
+        sizes = shares[at]
         similarity = beyond[np.ix_(at, at)] / np.sqrt(np.outer(own, own))
-        similarity /= expected(shares[at][:, np.newaxis] + shares[at])
+        similarity /= expected(sizes[:, np.newaxis] + sizes)
         np.fill_diagonal(similarity, -np.inf)
-        dust = shares[at] < _DUST / n
-        candidates = similarity
-        if dust.any():
-            candidates = np.where(dust[:, np.newaxis], similarity, -np.inf)
-        pair = np.unravel_index(np.argmax(candidates), candidates.shape)
-        similarities.append(np.inf if dust.any() else similarity[pair])
+        is_dust = sizes < _DUST / n
+        score = similarity
+        if is_dust.any():
+            score = np.where(is_dust[:, np.newaxis], similarity, -np.inf)
+        is_before = is_dust.any() or similarity.max() >= _VALLEY
+        if not is_before:
+            smaller = np.minimum(sizes[:, np.newaxis], sizes)
+            score = -smaller / similarity.clip(_LEAST)
+            np.fill_diagonal(score, -np.inf)
+        pair = np.unravel_index(np.argmax(score), score.shape)
         kept, gone = sorted(at[list(pair)])
         joins.append((kept, gone))
-        masses.append(joint[kept, gone])
+        weights.append(joint[kept, gone] if is_before else -score[pair])
+        n_before += is_before
         for matrix in (joint, beyond):
             matrix[kept] += matrix[gone]
             matrix[:, kept] += matrix[:, gone]
         shares[kept] += shares[gone]
-        alive[gone] = False
-    return np.array(joins, dtype=int).reshape(-1, 2), *map(
-        np.array, (similarities, masses)
-    )
+        at = at[at != gone]
+    return np.array(joins, dtype=int).reshape(-1, 2), np.array(weights), n_before
 
 
-def _heights(
-    joins: NDArray, similarities: NDArray, masses: NDArray, n_below: int
-) -> tuple[NDArray, NDArray]:
-    """Return in which order the joins are undone last, and their heights.
+def undoing_order(joins: NDArray, weights: NDArray, n_before: int) -> list[int]:
+    """Return in which order the joins are undone.
 
     Beyond the natural cut, a cluster is divided where that parts the fewest neighbors:
     a large one is not cut in two before small ones have left it.
     """
-    above = np.log1p(1 / similarities[n_below:].clip(_LEAST))
-    order = list(range(n_below, len(joins)))[::-1]
-    waiting = _roots(joins, range(n_below))
     parts = _parts(joins)
-    below = []
-    least, most = np.inf, max(masses[:n_below], default=1.0) or 1.0
+    order = list(range(n_before, len(joins)))[::-1]
+    waiting = set(range(n_before)) - {
+        part for pair in parts[:n_before] for part in pair
+    }
     while waiting:
-        i = min(waiting, key=lambda i: (masses[i], i))
-        waiting.remove(i)
-        waiting |= {part for part in parts[i] if part is not None}
-        least = min(least, np.log1p(1 / _VALLEY) * (1 - masses[i] / (2 * most)))
-        order.append(i)
-        below.append(least)
-    return np.array(order[::-1], dtype=int), np.concatenate([below[::-1], above])
+        join = min(waiting, key=lambda join: (weights[join], join))
+        waiting |= {part for part in parts[join] if part is not None}
+        waiting.remove(join)
+        order.append(join)
+    return order
 
 
 def _parts(joins: NDArray) -> list[tuple[int | None, int | None]]:
@@ -301,20 +309,23 @@ def _parts(joins: NDArray) -> list[tuple[int | None, int | None]]:
     return parts
 
 
-def _roots(joins: NDArray, among: range) -> set[int]:
-    """Return the joins that are part of no other one."""
-    parts = _parts(joins[: len(among)])
-    return set(among) - {part for pair in parts for part in pair}
+def _heights(weights: NDArray, n_before: int) -> NDArray:
+    """Return heights from 0 to 1 before the natural cut, and from 1 on above it."""
+    collisions, costs = weights[:n_before], weights[n_before:]
+    before = 1 - collisions / max(2 * collisions.max(initial=0), np.finfo(float).tiny)
+    # No join is undone before the one above it, nor made before those below.
+    before = np.minimum.accumulate(before[::-1])[::-1]
+    return np.concatenate([before, 1 + np.maximum.accumulate(np.log1p(costs))])
 
 
-def _scipy_linkage(joins: NDArray, heights: NDArray, sizes: NDArray) -> NDArray:
+def _scipy_linkage(joins: NDArray, heights: NDArray) -> NDArray:
     """Return joins of named clusters in SciPy's format, where a join is a new name."""
-    n_leaves = len(sizes)
-    name, size = np.arange(n_leaves), sizes.astype(np.float64)
+    n_leaves = len(joins) + 1
+    name, count = np.arange(n_leaves), np.ones(n_leaves)
     linkage = np.empty((n_leaves - 1, 4))
     for i, (kept, gone) in enumerate(joins.tolist()):
-        size[kept] += size[gone]
-        linkage[i] = *sorted((name[kept], name[gone])), heights[i], size[kept]
+        count[kept] += count[gone]
+        linkage[i] = *sorted((name[kept], name[gone])), heights[i], count[kept]
         name[kept] = n_leaves + i
     return linkage
 

@@ -33,9 +33,10 @@ from skcce import (
     solve_pseudo_labels,
 )
 from skcce._data import TrainingData
-from skcce._neighbors import find_neighbors, principal_rows, smooth
+from skcce._neighbors import smooth
 from skcce._settings import Settings, labels_of_init
-from skcce._starts import find_starts
+from skcce._spectral import SpectralFeatures
+from skcce._starts import embed, find_starts
 from skcce.losses import collision_cross_entropy_with_logits
 from skcce.metrics import clustering_accuracy
 
@@ -192,16 +193,40 @@ def test_stops_when_the_clusters_rest():
 
 def test_kmeans_starts_from_averaged_rows(digits):
     X = digits[0]
-    random_state = np.random.RandomState(0)
-    graph, rows = find_neighbors(TrainingData(X), 5, True, random_state)
-    principal = principal_rows(X, np.random.RandomState(0))
-    assert_allclose(rows, smooth(graph, principal), atol=1e-12)
+    settings = settings_of(n_neighbors=5, features=SpectralFeatures())
+    data, neighbors, features, rows = embed(
+        TrainingData(X), settings, np.random.RandomState(0)
+    )
+    assert_allclose(features.transform(X), data.X, atol=1e-12)
+    assert_allclose(rows, smooth(neighbors.walk, data.X), atol=1e-12)
+    rows = embed(
+        TrainingData(X), settings._replace(features=None), np.random.RandomState(0)
+    )[-1]
+    assert_allclose(rows, smooth(neighbors.walk, neighbors.rows), atol=1e-12)
+
+
+def settings_of(**settings):
+    """Two clusters, from 20 k-means starts, without neighbors unless they are asked for."""
+    values = {
+        "n_clusters": 2,
+        "bounds": (2, 2),
+        "prior": None,
+        "shares": "given",
+        "n_fine": 0,
+        "n_neighbors": 0,
+        "features": None,
+        "in_pairs": False,
+        "init": "k-means",
+        "n_init": 20,
+        "plan": None,
+    }
+    return Settings(**values | settings)
 
 
 def test_kmeans_starts_with_weights():
     """It pays to leave 10 with 1, because nearly all of the weight is at 0 and 1."""
     X, weight = np.array([[0.0], [1.0], [10.0]]), np.array([1.5, 1.4985, 0.0015])
-    settings = Settings(2, None, 0, False, "k-means", 20, None)
+    settings = settings_of()
     for given, expected in ((weight, [0, 1, 1]), (None, [0, 0, 1])):
         data = TrainingData.of(X, given)
         starts = find_starts(X, data, settings, np.random.RandomState(0))

@@ -103,7 +103,7 @@ def test_code_of_a_page_runs(page, reader):
 
 
 def test_texts_have_the_steps_of_the_walk():
-    number = ["no", "one", "two", "three", "four", "five"][_neighbors._N_STEPS]
+    number = ["no", "one", "two", "three", "four", "five"][_neighbors.N_STEPS]
     guide, training = (
         (ROOT / "docs" / page).read_text() for page in ("guide.rst", "training.rst")
     )

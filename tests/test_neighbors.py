@@ -5,12 +5,23 @@ from sklearn.metrics import pairwise_distances
 
 from skcce._neighbors import (
     _LAZINESS,
-    _N_STEPS,
+    N_STEPS,
     draw_neighbors,
-    neighbor_graph,
-    principal_rows,
+    neighbor_index,
+    principal_projection,
+    random_walk,
+    search,
     smooth,
 )
+
+
+def neighbor_graph(rows, n_neighbors, weight=None):
+    _, nearest = search(neighbor_index(rows, n_neighbors))
+    return random_walk(nearest, weight, rows.dtype)[0]
+
+
+def principal_rows(X, random_state):
+    return principal_projection(X, random_state)(X)
 
 
 def test_average_against_its_definition(rng):
@@ -43,7 +54,7 @@ def test_average_of_distributions_is_a_distribution(rng, dtype):
 def test_smooth_takes_its_steps(rng):
     average = neighbor_graph(rng.normal(size=(30, 2)), 3)
     values = rng.normal(size=(30, 2))
-    expected = np.linalg.matrix_power(average.toarray(), _N_STEPS) @ values
+    expected = np.linalg.matrix_power(average.toarray(), N_STEPS) @ values
     assert_allclose(smooth(average, values), expected)
 
 

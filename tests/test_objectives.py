@@ -10,7 +10,7 @@ from torch import nn
 import skcce._neighbors
 import skcce._starts
 from skcce import CollisionClusterer
-from skcce._neighbors import neighbor_graph, smooth
+from skcce._neighbors import neighbor_index, random_walk, search, smooth
 from skcce._pseudo_labels import solve_batch
 from skcce.deep import DeepSoftmax
 from skcce.methods import (
@@ -162,7 +162,8 @@ def test_lam_goes_from_the_first_value_to_the_last(rng):
 
 
 def test_labels_come_from_predictions_averaged_over_neighbors(rng):
-    graph = neighbor_graph(rng.normal(size=(7, 2)), 2)
+    _, nearest = search(neighbor_index(rng.normal(size=(7, 2)), 2))
+    graph = random_walk(nearest, None, np.float64)[0]
     proba, logits = rng.dirichlet(np.ones(3), size=7), rng.normal(size=(1, 4, 3))
     objective = Collision()
     objective.begin_epoch(proba, graph, 0.0)
@@ -280,13 +281,13 @@ def test_starts_of_views_are_compared_with_their_views(blobs, monkeypatch):
 def test_neighbors_are_found_for_those_who_ask(blobs, monkeypatch):
     """The search is quadratic in the samples: not for objectives that ignore them."""
     searched = []
-    find = skcce._neighbors.neighbor_graph
+    find = skcce._neighbors.search
 
     def spy(*args):
         searched.append(args)
         return find(*args)
 
-    monkeypatch.setattr(skcce._neighbors, "neighbor_graph", spy)
+    monkeypatch.setattr(skcce._neighbors, "search", spy)
     settings = {"init": "random", "n_init": 1, "random_state": 0, "tol": 1.0}
     for objective in (MutualInformation(), Collision(), InvariantInformation()):
         SoftmaxClusterer(4, objective=objective, **settings).fit(blobs[0])

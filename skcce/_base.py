@@ -279,8 +279,8 @@ converged_, n_features_in_, feature_names_in_
         Returns
         -------
         CollisionClusterer
-            A fitted copy, ready to predict; ``loss_`` and the curves are those of the
-                fit, and ``labels_`` joins fine clusters as a whole; there are no
+            A fitted copy, ready to predict. ``loss_`` and the curves are those of the
+            fit; ``labels_`` joins fine clusters as a whole, and there are no
             ``probabilities_``.
 
         Raises

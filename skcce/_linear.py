@@ -185,7 +185,7 @@ class LinearSoftmax(SoftmaxModel):
         self._weights = [_native(state["weights"]), _native(state["intercept"])]
         self._mean = _native(state["mean"])
         self._scale = self._mean.dtype.type(state["scale"])
-        self.groups_ = state["groups"]
+        self.groups_ = state.get("groups")
         self._reset_optimizer()
         if "optimizer" in state:
             moments = state["optimizer"]["moments"]

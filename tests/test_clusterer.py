@@ -206,7 +206,7 @@ def test_kmeans_starts_from_averaged_rows(digits):
 
 
 def settings_of(**settings):
-    """Two clusters, from 20 k-means starts, without neighbors unless they are asked for."""
+    """Two clusters from 20 k-means starts; no neighbors, unless they are asked for."""
     values = {
         "n_clusters": 2,
         "bounds": (2, 2),

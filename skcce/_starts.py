@@ -57,11 +57,15 @@ _UNEQUAL = 1.5
 
 
 def embed(
-    data: TrainingData, settings: Settings, random_state: np.random.RandomState
+    data: TrainingData,
+    settings: Settings,
+    random_state: np.random.RandomState,
+    fitted: SpectralFeatures | None = None,
 ) -> tuple[TrainingData, Neighbors | None, SpectralFeatures | None, NDArray | None]:
     """Return the data as features and a graph, what found them, and rows for k-means.
 
-    The last three are None if they are not asked for.
+    The last three are None if they are not asked for. `fitted` are the features of a
+    run that goes on.
     """
     n_neighbors, features = settings.n_neighbors, settings.features
     if n_neighbors == 0 and not settings.uses_kmeans:
@@ -78,11 +82,14 @@ def embed(
         with inner_fits():
             projection = principal_projection(data.X, random_state, data.weight)
         return data, None, None, projection(data.X)
-    neighbors = find_neighbors(data, n_neighbors, random_state)
-    rows = neighbors.rows
+    if fitted is not None:
+        features = fitted
+        neighbors, rows = fitted.neighbors_of(data)
+    else:
+        neighbors = find_neighbors(data, n_neighbors, random_state)
+        rows = neighbors.rows if features is None else features.fit_neighbors(neighbors)
     data = replace(data, graph=neighbors.walk, in_pairs=settings.in_pairs)
     if features is not None:
-        rows = features.fit_neighbors(neighbors)
         data = replace(data, X=rows)
     rows = smooth(neighbors.walk, rows) if settings.uses_kmeans else None
     return data, neighbors, features, rows
@@ -96,6 +103,7 @@ def find_tree(
     rows: NDArray | None,
     settings: Settings,
     random_state: np.random.RandomState,
+    verbose: int,
 ) -> tuple[ClusterTree | None, TrainingState | None]:
     """Return the tree of clusters, if one is asked for, and how its leaves were found.
 
@@ -120,11 +128,18 @@ def find_tree(
         objective,
         epochs(max(plan.batch_size, n_fine), n_epochs, plan.tol),
         state,
+        verbose=min(verbose, 1),
+        title="fine clusters, ",
     )
-    if state.error:
-        raise ValueError(advice(state.error, state.n_iter + 1)) from state.error
-    labels = finite_logits(fine, data.X).argmax(axis=1)
+    try:
+        if state.error:
+            raise state.error
+        labels = finite_logits(fine, data.X).argmax(axis=1)
+    except FloatingPointError as error:
+        raise ValueError(advice(error, state.n_iter + bool(state.error))) from error
     tree = grow(fine, labels, neighbors.walk, neighbors.distances, data.weight)
+    if verbose > 1:
+        print(f"tree: {len(tree.sizes)} fine clusters, {tree.n_clusters} natural ones")
     return tree, state
 
 
@@ -152,16 +167,13 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
 def join_fine(
     tree: ClusterTree,
     fine: TrainingState,
-    objective: Objective,
     data: TrainingData,
-    settings: Settings,
-) -> tuple[SoftmaxModel, Objective, TrainingState]:
-    """Return the joined model, what asks for its shares, and how it was trained."""
-    n_clusters = settings.n_clusters
+    n_clusters: int,
+) -> tuple[SoftmaxModel, TrainingState]:
+    """Return the joined model, and how it was trained."""
     model, groups = tree.joined(n_clusters), tree.cut(n_clusters)
-    if "prior" in objective.get_params(deep=False):
-        objective = clone(objective).set_params(prior=settings.prior)
-    curve = np.reshape(fine.share_curve, (fine.n_iter, -1))[:, tree.units]
+    curve = np.reshape(fine.share_curve, (fine.n_iter, fine.proba.shape[1]))
+    curve = curve[:, tree.units]
     member = np.eye(n_clusters)[groups]
     curve = curve @ member
     state = replace(
@@ -171,7 +183,7 @@ def join_fine(
         n_calm=1,
         model_state=model.get_state(),
     )
-    return model, objective, state
+    return model, state
 
 
 def find_starts(

@@ -45,6 +45,7 @@ from skcce._pseudo_labels import check_prior
 from skcce._settings import Settings, number_and_bounds, resolve
 from skcce._spectral import SpectralFeatures
 from skcce._starts import (
+    asking_for,
     best_start,
     embed,
     find_starts,
@@ -228,23 +229,37 @@ converged_, n_features_in_, feature_names_in_
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
-            checkpoint = Checkpoint(self.checkpoint, self, model, data)
+            checkpoint = Checkpoint(self.checkpoint, self, model, data, settings)
         random_state = check_random_state(self.random_state)
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
         with single_blas_thread():
-            data, neighbors, features, rows = embed(data, settings, random_state)
-            tree, fine = find_tree(
-                model, data, objective, neighbors, rows, settings, random_state
+            resumes = checkpoint is not None and checkpoint.exists
+            data, neighbors, features, rows = embed(
+                data, settings, random_state, checkpoint.features if resumes else None
             )
-            settings = settle(tree, settings)
-            callbacks = EpochCallbacks(self, X, y, self.max_iter)
-            if settings.shares == "learn":
-                model, objective, state = join_fine(
-                    tree, fine, objective, data, settings
+            if resumes:
+                tree, fine = checkpoint.tree, None
+            else:
+                tree, fine = find_tree(
+                    model,
+                    data,
+                    objective,
+                    features,
+                    neighbors,
+                    rows,
+                    settings,
+                    random_state,
+                    self.verbose,
                 )
-            elif checkpoint and checkpoint.exists:
-                model, state = checkpoint.resume(model, random_state)
+            settings = settle(tree, settings)
+            if settings.shares == "learn":
+                objective = asking_for(settings.prior, objective)
+            callbacks = EpochCallbacks(self, X, y, self.max_iter)
+            if resumes:
+                model, state = checkpoint.resume(settings.n_clusters, random_state)
+            elif settings.shares == "learn" or (fine and fine.interrupted):
+                model, state = join_fine(tree, fine, data, settings.n_clusters)
             else:
                 starts = find_starts(rows, data, settings, random_state)
                 rows = None  # of no more use
@@ -302,6 +317,7 @@ converged_, n_features_in_, feature_names_in_
         check_is_fitted(self, "model_")
         tree, cut = self.tree_, copy.copy(self)
         labels = tree.cut(n_clusters)[tree.labels]
+        labels[getattr(self, "labels_", labels) < 0] = -1  # not if it is unfinished
         cut.n_clusters = n_clusters
         vars(cut).pop("probabilities_", None)
         vars(cut).update(

@@ -86,12 +86,12 @@ class Neighbors(NamedTuple):
 def find_neighbors(
     data: TrainingData,
     n_neighbors: int,
-    random_state: np.random.RandomState,
+    random_state: np.random.RandomState | None,
     projection: Projection | None = None,
 ) -> Neighbors:
     """Return the nearest neighbors of every sample, and the walk along them.
 
-    `projection` is found first, unless it is known.
+    A `projection` that is known needs no random numbers.
     """
     with inner_fits():
         if projection is None:

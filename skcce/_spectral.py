@@ -250,8 +250,7 @@ class SpectralFeatures(
             or eigenvalues.dtype != np.float64
             or not all(np.isfinite(array).all() for array in [*arrays, eigenvalues])
             or mean.ndim != 1
-            or components is not None
-            and components.shape != (width, len(mean))
+            or (components is not None and components.shape != (width, len(mean)))
             or rows.shape != (n_samples, width)
             or eigenvalues.shape != (n_vectors,)
             or n_vectors == 0
@@ -259,6 +258,7 @@ class SpectralFeatures(
             or center.shape != (n_vectors,)
             or attraction.shape != (n_samples,)
             or not (attraction > 0).all()
+            or {type(state[name]) for name in ("scale", "unit")} != {float}
             or not (0 < scale < np.inf and 0 < unit < np.inf)
             or type(n_neighbors) is not int
             or not 0 < n_neighbors < n_samples

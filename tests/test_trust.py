@@ -62,10 +62,10 @@ def test_a_sample_says_the_same(rng):
 
 def test_the_seed_decides(rng):
     rows = rng.normal(size=(300, 4))
-    before = np.random.get_state()[1].copy()
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
     assert ratio(rows, seed=1) == ratio(rows, seed=1)
     assert ratio(rows, seed=1) != ratio(rows, seed=2)
-    assert (np.random.get_state()[1] == before).all()
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
 
 
 def test_equal_rows_tell_nothing():

@@ -2,14 +2,12 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq, linear_sum_assignment
+from scipy.optimize import brentq
 from scipy.special import softmax
 
 # Logits of this spread or more, as a logarithm, leave one cluster; of its inverse, all
 # equally likely: no use in searching farther.
 _FAR = 7.0
-# A start whose loss is a tenth higher has a vote of 1 / e.
-_SELECTIVITY = 10.0
 
 
 def temperature(
@@ -70,33 +68,3 @@ def temperature(
     if excess(bound) * first >= 0:
         return float(np.exp(here - bound))
     return float(np.exp(here - brentq(excess, bound, here)))
-
-
-def second_opinion(proba: NDArray, others: list[NDArray], excess: NDArray) -> NDArray:
-    """Return what other starts, about as good, predict in place of `proba`.
-
-    Neighbors can be of one mind about clusters that are wrong; then another start, just
-    as good by its loss, finds others. Each start has a vote that shrinks with its
-    loss; the predictions themselves fill up what is missing to one vote.
-
-    Parameters
-    ----------
-    proba : ndarray of shape (n_samples, n_clusters)
-        Predictions.
-    others : list of ndarrays of shape (n_samples, n_clusters)
-        Predictions of other starts, their clusters in any order.
-    excess : ndarray of shape (n_others,)
-        By which share each start's loss is above that of the start that went on.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_clusters)
-        Mean of the votes, clusters in the order of `proba`.
-    """
-    votes = np.exp(-_SELECTIVITY * np.asarray(excess))
-    own = max(0.0, 1 - votes.sum())
-    total = own * proba
-    for vote, other in zip(votes, others, strict=True):
-        _, match = linear_sum_assignment(proba.T @ other, maximize=True)
-        total = total + vote * other[:, match]
-    return total / (own + votes.sum())

@@ -7,7 +7,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
-from skcce._calibration import second_opinion, temperature
+from skcce._calibration import temperature
 from skcce._neighbors import neighbor_graph, smooth
 
 
@@ -120,19 +120,3 @@ def test_certain_predictions_that_all_neighbors_share_stay():
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"shape of logits, \(4, 3\), got \(4, 2\)"):
         temperature(np.zeros((4, 3)), np.zeros((4, 2)))
-
-
-def test_opinion_of_equals_is_their_mean(rng):
-    proba = rng.dirichlet(np.full(4, 0.1), size=100)
-    names = rng.permutation(4)
-    opinion = second_opinion(proba, [proba[:, names], proba], [0.0, 0.3])
-    assert_allclose(opinion, proba)
-    other = rng.dirichlet(np.ones(4), size=100)
-    opinion = second_opinion(np.eye(4)[other.argmax(axis=1)], [other[:, names]], [0.0])
-    assert_allclose(opinion, other)
-
-
-def test_a_bad_start_has_no_vote(rng):
-    proba, other = rng.dirichlet(np.ones(3), size=(2, 50))
-    assert_allclose(second_opinion(proba, [other], [np.inf]), proba)
-    assert_allclose(second_opinion(proba, [], []), proba)

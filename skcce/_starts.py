@@ -36,6 +36,7 @@ from skcce._training import (
     trial,
 )
 from skcce._tree import ClusterTree, collisions, grow
+from skcce._trust import separation_ratio
 
 # With several starts, each is trained for this many epochs, or fewer if they make this
 # many steps, before the best one goes on: by then its loss says about as much about its
@@ -54,6 +55,9 @@ _FINE_EPOCHS = 10
 # Sizes are unequal if the median sample lives in a cluster this many times as large as
 # an equal share. Unlike a mean, it does not move if a few clusters stay joined.
 _UNEQUAL = 1.5
+# Neighbors are left out if k-means parts them more than this times as often as in a
+# cloud without clusters.
+_MISLEADING = 0.8
 
 
 def embed(
@@ -80,6 +84,10 @@ def embed(
         return data, None, None, projection(data.X)
     neighbors = find_neighbors(data, n_neighbors, random_state)
     rows = neighbors.rows
+    if settings.doubts_neighbors and _MISLEADING < separation_ratio(
+        rows, settings.n_clusters, n_neighbors, random_state
+    ):
+        return data, None, None, rows
     data = replace(data, graph=neighbors.walk, in_pairs=settings.in_pairs)
     if features is not None:
         rows = features.fit_neighbors(neighbors)
@@ -102,7 +110,7 @@ def find_tree(
     The leaves are clusters of equal shares, more than there may be in the end.
     """
     n_fine, plan = settings.n_fine, settings.plan
-    if n_fine == 0:
+    if n_fine == 0 or neighbors is None:
         return None, None
     fine = clone(model)
     fine.initialize(

@@ -62,6 +62,7 @@ FITTED = {
     "labels_": ("i", 1),
     "probabilities_": ("f", 1),
     "loss_": float,
+    "temperature_": float,
     **_UNFINISHED,
     **_OF_TABLES,
     **_OF_OUTLIERS,
@@ -120,21 +121,35 @@ class Checkpoint:
             with _damage_is_an_error(self._path):
                 found = _found_of(self._record, self._model)
                 self.features, self.tree = found["features_"], found["_tree"]
-                if not (
-                    (self.features is None) == (settings.features is None)
-                    and (self.tree is None) == (settings.n_fine == 0)
-                    and (self.tree is None or len(self.tree.labels) == len(data.given))
-                    and (
-                        self.features is None
-                        or len(self._record["features"]["rows"]) == data.n_samples
-                    )
-                ):
+                if not self._fits(data, settings):
                     raise ValueError("its parts are not those of this run")
 
     @property
     def exists(self) -> bool:
         """Whether there is a first part to resume from."""
         return self._record is not None
+
+    def settings(self, settings: Settings) -> Settings:
+        """Return the settings with what the first part of the run has found."""
+        if settings.features is None:
+            return settings
+        if self.features is None:  # neighbors were left out
+            return settings._replace(n_neighbors=0, features=None, n_fine=0)
+        return settings._replace(features=self.features, doubts_neighbors=False)
+
+    def _fits(self, data: TrainingData, settings: Settings) -> bool:
+        """Whether features and tree are such as the run has."""
+        parts = self.features is not None, self.tree is not None
+        wanted = settings.features is not None, settings.n_fine > 0
+        are_left_out = settings.doubts_neighbors and not any(parts)
+        return (
+            (parts == wanted or are_left_out)
+            and (self.tree is None or len(self.tree.labels) == len(data.given))
+            and (
+                self.features is None
+                or len(self._record["features"]["rows"]) == data.n_samples
+            )
+        )
 
     def resume(
         self, n_clusters: int, random_state: np.random.RandomState
@@ -211,7 +226,13 @@ def load_fit(
     model = _restored(model, path, record)
     with _damage_is_an_error(path):
         found = _found_of(record, model)
-    return {"model_": model, "_n_features_out": n_saved, **attributes, **found}
+    return {
+        "model_": model,
+        "temperature_": 1.0,  # of an unfinished run
+        "_n_features_out": n_saved,
+        **attributes,
+        **found,
+    }
 
 
 def _parts_of(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -432,6 +453,7 @@ def _fitted_of(record: Mapping[str, Any]) -> dict[str, Any]:
         and len(labels) == len(fitted.get("outlier_scores_", labels))
         and len(fitted["prior_"]) == n_clusters
         and (is_cut or n_trained == n_clusters)
+        and 0 < fitted.get("temperature_", 1.0) < np.inf
         and np.isin(labels, np.arange(-1, n_clusters)).all()
         and len(fitted["loss_curve_"]) == fitted["n_iter_"] == n_epochs
         and len(names) in (0, fitted.get("n_features_in_", 0))

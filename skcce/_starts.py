@@ -36,6 +36,7 @@ from skcce._training import (
     trial,
 )
 from skcce._tree import ClusterTree, collisions, grow
+from skcce._trust import separation_ratio
 
 # With several starts, each is trained for this many epochs, or fewer if they make this
 # many steps, before the best one goes on: by then its loss says about as much about its
@@ -54,18 +55,17 @@ _FINE_EPOCHS = 10
 # Sizes are unequal if the median sample lives in a cluster this many times as large as
 # an equal share. Unlike a mean, it does not move if a few clusters stay joined.
 _UNEQUAL = 1.5
+# Neighbors are left out if k-means parts them more than this times as often as in a
+# cloud without clusters.
+_MISLEADING = 0.8
 
 
 def embed(
-    data: TrainingData,
-    settings: Settings,
-    random_state: np.random.RandomState,
-    fitted: SpectralFeatures | None = None,
+    data: TrainingData, settings: Settings, random_state: np.random.RandomState
 ) -> tuple[TrainingData, Neighbors | None, SpectralFeatures | None, NDArray | None]:
     """Return the data as features and a graph, what found them, and rows for k-means.
 
-    The last three are None if they are not asked for. `fitted` are the features of a
-    run that goes on.
+    The last three are None if they are not asked for.
     """
     n_neighbors, features = settings.n_neighbors, settings.features
     if n_neighbors == 0 and not settings.uses_kmeans:
@@ -82,12 +82,18 @@ def embed(
         with inner_fits():
             projection = principal_projection(data.X, random_state, data.weight)
         return data, None, None, projection(data.X)
-    if fitted is not None:
-        features = fitted
-        neighbors, rows = fitted.neighbors_of(data)
+    if hasattr(features, "eigenvalues_"):  # those of a run that goes on
+        neighbors, rows = features.neighbors_of(data)
     else:
         neighbors = find_neighbors(data, n_neighbors, random_state)
-        rows = neighbors.rows if features is None else features.fit_neighbors(neighbors)
+        rows = neighbors.rows
+        # Always the same cloud, so that a run that goes on comes to the same end.
+        if settings.doubts_neighbors and _MISLEADING < separation_ratio(
+            rows, settings.n_clusters, n_neighbors, np.random.RandomState(0)
+        ):
+            return data, None, None, rows
+        if features is not None:
+            rows = features.fit_neighbors(neighbors)
     data = replace(data, graph=neighbors.walk, in_pairs=settings.in_pairs)
     if features is not None:
         data = replace(data, X=rows)
@@ -111,7 +117,7 @@ def find_tree(
     The leaves are clusters of equal shares, more than there may be in the end.
     """
     n_fine, plan = settings.n_fine, settings.plan
-    if n_fine == 0:
+    if n_fine == 0 or neighbors is None:
         return None, None
     fine = clone(model)
     fine.initialize(

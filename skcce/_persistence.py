@@ -268,7 +268,7 @@ def _found_of(record: Mapping[str, Any], model: SoftmaxModel) -> dict[str, Any]:
         if not (
             [array.shape for array in arrays] == [(n_rows, 2), (3,), (3,)]
             and all(np.isfinite(array).all() for array in arrays)
-            and (spread > 0).all()
+            and (spread >= 0).all()
             and threshold == threshold
         ):
             raise ValueError("its surroundings are not those of its features")

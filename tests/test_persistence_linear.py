@@ -334,6 +334,7 @@ JOINED = [
 def assert_same_parts(one, other):
     assert_same_fit(one, other)
     assert one.n_clusters_ == other.n_clusters_
+    assert one.temperature_ == other.temperature_
     assert_array_equal(one.prior_, other.prior_)
     assert (one._tree is None) == (other._tree is None)
     if one._tree is not None:
@@ -457,6 +458,8 @@ def test_an_unfinished_fit_with_features_predicts(X, path, settings):
     assert not hasattr(loaded, "labels_")
     assert loaded.n_clusters_ == stopped_fit.n_clusters_
     assert_array_equal(loaded.prior_, stopped_fit.prior_)
+    assert loaded.temperature_ == 1  # it is found at the end
+    loaded.temperature_ = stopped_fit.temperature_
     assert_array_equal(loaded.predict_proba(X), stopped_fit.predict_proba(X))
     if loaded._tree is not None:
         cut = loaded.cut(3)
@@ -546,7 +549,7 @@ BAD_PARTS = [
     ("surroundings/around", lambda around: around[1:]),
     ("surroundings/around", put(0, np.nan)),
     ("surroundings/median", lambda median: median[1:]),
-    ("surroundings/spread", put(0, 0.0)),
+    ("surroundings/spread", put(0, -1.0)),
     ("surroundings/threshold", always(np.nan)),
     ("tree", always({})),
     ("tree", always(7)),
@@ -568,6 +571,7 @@ BAD_PARTS = [
     ("tree/sizes", lambda sizes: sizes[1:]),
     ("tree/sizes", put(0, np.nan)),
     ("tree/sizes", put(0, 0.0)),
+    ("tree/linkage", always([])),
     *[("tree/n_clusters", always(value)) for value in (0, 1000, 2.5, True, None)],
     ("tree/model/weights", lambda weights: weights[:, 1:]),
     ("tree/model/weights", put((0, 0), np.nan)),

@@ -6,9 +6,10 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
+from test_neighbors import neighbor_graph
 
 from skcce._calibration import temperature
-from skcce._neighbors import neighbor_graph, smooth
+from skcce._neighbors import smooth
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ Unknown number
 
 ``n_clusters="auto"`` grows a tree: a hundred fine clusters are joined two by two, those
 first between which neighbors lie most densely. It is cut where there is a valley
-between any two clusters. On the digits this leaves 15. All digits but the 1 are found, and
-some are divided by how they are written; most of the ones are with the eights.
+between any two clusters. On the digits this leaves 15. All digits but the 1 are found,
+and some are divided by how they are written; most of the ones are with the eights.
 
 Where the number matters, look at the tree, and cut it elsewhere: ``cut(12)`` is the
 same clusterer with 12 clusters, without another fit.

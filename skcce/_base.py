@@ -22,6 +22,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skcce._autologging import inner_fits
+from skcce._calibration import temperature
 from skcce._callbacks import CallbackSupportMixin, EpochCallbacks, with_callbacks
 from skcce._data import TrainingData
 from skcce._linear import LinearSoftmax
@@ -32,7 +33,9 @@ from skcce._messages import (
     warn_of_collapse,
 )
 from skcce._model import SoftmaxModel
+from skcce._neighbors import smooth
 from skcce._objective import Objective
+from skcce._outliers import find_outliers
 from skcce._persistence import (
     FITTED,
     Checkpoint,
@@ -44,6 +47,7 @@ from skcce._pseudo_labels import check_prior
 from skcce._settings import Settings, number_and_bounds, resolve
 from skcce._spectral import SpectralFeatures
 from skcce._starts import (
+    asking_for,
     best_start,
     embed,
     find_starts,
@@ -131,6 +135,7 @@ feature_names_in_
             StrOptions({"auto"}),
         ],
         "init": [StrOptions({"auto", "k-means", "random"}), "array-like"],
+        "contamination": [Interval(Real, 0, 0.5, closed="right"), None],
         "n_init": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [
@@ -156,6 +161,7 @@ feature_names_in_
         max_iter: int = 20,
         batch_size: int | Literal["auto"] = "auto",
         tol: float = 1e-3,
+        contamination: float | None = None,
         checkpoint: str | os.PathLike | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -170,6 +176,7 @@ feature_names_in_
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.tol = tol
+        self.contamination = contamination
         self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose
@@ -226,40 +233,58 @@ feature_names_in_
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
-            checkpoint = Checkpoint(self.checkpoint, self, model, data)
+            checkpoint = Checkpoint(self.checkpoint, self, model, data, settings)
+        resumes = checkpoint is not None and checkpoint.exists
+        if resumes:
+            settings = checkpoint.settings(settings)
         random_state = check_random_state(self.random_state)
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
         with single_blas_thread():
             data, neighbors, features, rows = embed(data, settings, random_state)
-            tree, fine = find_tree(
-                model, data, objective, neighbors, rows, settings, random_state
-            )
-            settings = settle(tree, settings)
-            callbacks = EpochCallbacks(self, X, y, self.max_iter)
-            if settings.shares == "learn":
-                model, objective, state = join_fine(
-                    tree, fine, objective, data, settings
+            if resumes:
+                tree, fine = checkpoint.tree, None
+            else:
+                tree, fine = find_tree(
+                    model,
+                    data,
+                    objective,
+                    features,
+                    neighbors,
+                    rows,
+                    settings,
+                    random_state,
+                    self.verbose,
                 )
-            elif checkpoint and checkpoint.exists:
-                model, state = checkpoint.resume(model, random_state)
+            settings = settle(tree, settings)
+            if settings.shares == "learn":
+                objective = asking_for(settings.prior, objective)
+            callbacks = EpochCallbacks(self, X, y, self.max_iter)
+            if resumes:
+                model, state = checkpoint.resume(settings.n_clusters, random_state)
+            elif settings.shares == "learn" or (fine and fine.interrupted):
+                model, state = join_fine(tree, fine, data, settings.n_clusters)
             else:
                 starts = find_starts(rows, data, settings, random_state)
-                neighbors = rows = None  # of no more use
+                rows = None  # of no more use
                 model, state = best_start(
                     model, data, objective, starts, settings, random_state, self.verbose
                 )
+            scores, surroundings = None, None
+            if features is not None:
+                scores, surroundings = find_outliers(neighbors, self.contamination)
             found = {
                 "n_clusters_": settings.n_clusters,
                 "prior_": check_prior(settings.prior, settings.n_clusters),
                 "features_": features,
                 "_tree": tree,
+                "_surroundings": surroundings,
                 "_n_features_out": settings.n_clusters,
             }
             self._train(
                 model, data, objective, settings, state, checkpoint, callbacks, found
             )
-            self._set_attributes(model, data, objective, state, found)
+            self._set_attributes(model, data, objective, state, found, scores)
         callbacks.end_fit()
         raise_if_diverged(state)
         if checkpoint and not state.interrupted:
@@ -296,6 +321,7 @@ feature_names_in_
         check_is_fitted(self, "model_")
         tree, cut = self.tree_, copy.copy(self)
         labels = tree.cut(n_clusters)[tree.labels]
+        labels[getattr(self, "labels_", labels) < 0] = -1  # not if it is unfinished
         cut.n_clusters = n_clusters
         vars(cut).pop("probabilities_", None)
         vars(cut).update(
@@ -367,9 +393,14 @@ feature_names_in_
         Returns
         -------
         ndarray of shape (n_samples,)
-            Clusters, integers from 0 to n_clusters - 1.
+            Clusters, integers from 0 to n_clusters - 1; with `contamination`, -1 for
+            rows that belong nowhere.
         """
-        return self.decision_function(X).argmax(axis=1)
+        labels = self.decision_function(X).argmax(axis=1)
+        surroundings = self._surroundings
+        if surroundings is not None and np.isfinite(surroundings.threshold):
+            labels[-self.score_samples(X) > surroundings.threshold] = -1
+        return labels
 
     def predict_proba(self, X: ArrayLike) -> NDArray:
         """Return the probability of each cluster for each sample.
@@ -419,7 +450,34 @@ feature_names_in_
         if self.features_ is not None:
             with single_blas_thread(), inner_fits():
                 X = self.features_.transform_rows(X)
-        return self.model_.decision_function(X)
+        logits = self.model_.decision_function(X)
+        return logits / logits.dtype.type(self.temperature_)
+
+    def score_samples(self, X: ArrayLike) -> NDArray:
+        """Return how usual each row is: the lower, the less it belongs anywhere.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The opposite of the outlier score, at most 0, as of scikit-learn's outlier
+            detectors.
+
+        Raises
+        ------
+        AttributeError
+            If the fit had no neighbors, or its features are the rows as they are.
+        """
+        check_is_fitted(self, "model_")
+        if self._surroundings is None:
+            raise AttributeError("Outlier scores need features='spectral'.")
+        X = self._validate_input(X, self.model_, reset=False)
+        with single_blas_thread(), inner_fits():
+            return -self._surroundings.scores(*self.features_.nearest_others(X))
 
     def transform(self, X: ArrayLike) -> NDArray:
         """Return the probability of each cluster: the same as ``predict_proba``.
@@ -497,7 +555,8 @@ feature_names_in_
         # AttributeError, as scikit-learn's: hasattr tells whether there are any.
         if not hasattr(self, "model_"):
             raise AttributeError(f"{name} is available only after fit.")
-        return getattr(self.model_, name)
+        value = getattr(self.model_, name)
+        return value / value.dtype.type(self.temperature_)
 
     def _new_objective(self, model: SoftmaxModel) -> Objective:
         """Return what is minimized."""
@@ -550,7 +609,7 @@ feature_names_in_
             warn_of_collapse(state, settings.n_wanted)
             return callbacks.end_epoch(
                 # A copy, because a callback may keep it.
-                lambda: {"model_": copy.deepcopy(model), **found}
+                lambda: {"model_": copy.deepcopy(model), "temperature_": 1.0, **found}
             )
 
         train(
@@ -573,24 +632,39 @@ feature_names_in_
         objective: Objective,
         state: TrainingState,
         found: Mapping[str, Any],
+        scores: NDArray | None,
     ) -> None:
         features = found["features_"]
         try:
             # A copy, as a checkpoint goes on from the predictions of the last epoch.
             final = copy.copy(state)
             logits, loss = evaluate(model, data, objective, final, progress=1.0)
+            tau = 1.0
+            if data.graph is not None:
+                averaged = smooth(data.graph, softmax(logits, axis=1))
+                tau = temperature(logits, averaged, data.weight)
             if data.kept is not None:
                 given = data.given
                 if features is not None:
+                    scores = found["_surroundings"].scores(
+                        *features.nearest_others(given)
+                    )
                     given = features.transform_rows(given)
                 logits = finite_logits(model, given)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
+        logits = logits / logits.dtype.type(tau)
+        labels = logits.argmax(axis=1)
+        if scores is not None:
+            found = {**found, "outlier_scores_": scores}
+            labels[scores > found["_surroundings"].threshold] = -1
         # All at once, because Ctrl-C may come in between.
+        vars(self).pop("outlier_scores_", None)  # of an earlier fit
         vars(self).update(
             model_=model,
             **found,
-            labels_=logits.argmax(axis=1),
+            temperature_=tau,
+            labels_=labels,
             probabilities_=softmax(logits, axis=1).max(axis=1),
             loss_=loss,
             **curves(state),

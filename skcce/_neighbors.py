@@ -24,6 +24,9 @@ _PCA_ROWS = 4096  # a sample of the rows is enough to find the components
 N_STEPS = 4
 _LAZINESS = 0.1
 
+# Rows have mean square norm 1; shorter distances are rounding, or copies of a row.
+SHORTEST = 1e-3
+
 # With fewer rows per thread scikit-learn splits the search over the candidates instead
 # of the queries, and the choice among equal distances depends on the threads.
 _ROWS_PER_THREAD = 1024
@@ -81,11 +84,18 @@ class Neighbors(NamedTuple):
 
 
 def find_neighbors(
-    data: TrainingData, n_neighbors: int, random_state: np.random.RandomState
+    data: TrainingData,
+    n_neighbors: int,
+    random_state: np.random.RandomState | None,
+    projection: Projection | None = None,
 ) -> Neighbors:
-    """Return the nearest neighbors of every sample, and the walk along them."""
+    """Return the nearest neighbors of every sample, and the walk along them.
+
+    A `projection` that is known needs no random numbers.
+    """
     with inner_fits():
-        projection = principal_projection(data.X, random_state, data.weight)
+        if projection is None:
+            projection = principal_projection(data.X, random_state, data.weight)
         rows = projection(data.X)
         distances, nearest = search(neighbor_index(rows, n_neighbors))
     return Neighbors(
@@ -119,16 +129,17 @@ def neighbor_index(rows: NDArray, n_neighbors: int) -> NearestNeighbors:
 
 
 def search(
-    index: NearestNeighbors, rows: NDArray | None = None
+    index: NearestNeighbors, rows: NDArray | None = None, n_neighbors: int | None = None
 ) -> tuple[NDArray, NDArray]:
     """Return distances and numbers of the nearest neighbors of each row.
 
-    None stands for the rows of the index itself, each without itself.
+    No rows stand for those of the index itself, each without itself, and no number for
+    that of the index.
     """
     n_rows = index.n_samples_fit_ if rows is None else len(rows)
     n_threads = min(count_openmp_threads(), max(1, (n_rows - 1) // _ROWS_PER_THREAD))
     with openmp_threads(n_threads):
-        return index.kneighbors(rows)
+        return index.kneighbors(rows, n_neighbors)
 
 
 def random_walk(

@@ -1,11 +1,50 @@
 """Scores of rows that belong nowhere, from the distances to their nearest neighbors."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
-# Rows have mean square norm 1; shorter distances are rounding, or copies of a row.
-_SHORTEST = 1e-3
+from skcce._neighbors import SHORTEST, Neighbors, smooth
+
+
+class Surroundings(NamedTuple):
+    """What the training data are like around each of their rows.
+
+    around : local statistics, averaged along the walk, (n_samples, 2).
+    median, spread : those of the signals, (3,).
+    threshold : score above which a row belongs nowhere.
+    """
+
+    around: NDArray
+    median: NDArray
+    spread: NDArray
+    threshold: float
+
+    def scores(self, distances: NDArray, nearest: NDArray) -> NDArray:
+        """Return how foreign new rows are, from their nearest training rows."""
+        around = self.around[nearest].mean(axis=1)
+        signals = outlier_signals(local_statistics(distances), around)
+        return outlier_scores(signals, (self.median, self.spread))
+
+
+def find_outliers(
+    neighbors: Neighbors, contamination: float | None
+) -> tuple[NDArray, Surroundings]:
+    """Return how foreign each training row is, and what tells it of new rows.
+
+    contamination : share of the rows above the threshold; None for no threshold.
+    """
+    local = local_statistics(neighbors.distances)
+    around = smooth(neighbors.walk, local)
+    signals = outlier_signals(local, around[neighbors.nearest].mean(axis=1))
+    median, spread = usual_signals(signals)
+    scores = outlier_scores(signals, (median, spread))
+    threshold = np.inf
+    if contamination is not None:
+        threshold = float(np.quantile(scores, 1 - contamination))
+    return scores, Surroundings(around, median, spread, threshold)
 
 
 def local_statistics(distances: NDArray) -> NDArray:
@@ -23,40 +62,13 @@ def local_statistics(distances: NDArray) -> NDArray:
         The logarithm of the mean distance, and the inverse of the local dimension
         (Levina and Bickel's estimate). Both may be averaged over rows.
     """
-    if distances.ndim != 2 or distances.shape[1] < 2:
-        raise ValueError(
-            "distances must have shape (n_samples, n_neighbors >= 2), got "
-            f"{distances.shape}."
-        )
-    distances = np.maximum(distances.astype(np.float64), _SHORTEST)
-    inverse_dimension = np.log(distances[:, -1:] / distances[:, :-1]).mean(axis=1)
+    distances = np.maximum(distances.astype(np.float64), SHORTEST)
+    others = distances[:, : max(1, distances.shape[1] - 1)]
+    inverse_dimension = np.log(distances[:, -1:] / others).mean(axis=1)
     return np.column_stack([np.log(distances.mean(axis=1)), inverse_dimension])
 
 
-def isolation(coordinates: NDArray, eigenvalues: NDArray) -> NDArray:
-    """Return how long the walk takes to come to every row, as a logarithm.
-
-    Parameters
-    ----------
-    coordinates : ndarray of shape (n_samples, n_components)
-        Leading eigenvectors of the walk, without the constant one, of mean square 1
-        under its stationary distribution.
-    eigenvalues : ndarray of shape (n_components,)
-        Their eigenvalues, at most 1.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        Large in small groups that the walk seldom enters.
-    """
-    # A group of no connections has eigenvalue 1, and would be at infinity.
-    gaps = np.maximum(1 - eigenvalues, 1e-4)
-    return np.log((coordinates**2 / gaps).sum(axis=1) + np.finfo(np.float64).tiny)
-
-
-def outlier_signals(
-    local: NDArray, around: NDArray, isolation: NDArray | None = None
-) -> NDArray:
+def outlier_signals(local: NDArray, around: NDArray) -> NDArray:
     """Return what tells rows that belong nowhere from the others.
 
     Parameters
@@ -64,23 +76,18 @@ def outlier_signals(
     local : ndarray of shape (n_samples, 2)
         Local statistics of the rows.
     around : ndarray of shape (n_samples, 2)
-        Local statistics averaged around each of them: along the walk for the training
-        data, over those of the nearest training rows for others.
-    isolation : ndarray of shape (n_samples,), default=None
-        Isolation of the rows, if it is known.
+        Local statistics around each of them: the mean of those of the nearest training
+        rows, averaged along the walk.
 
     Returns
     -------
-    ndarray of shape (n_samples, 3 or 4)
-        The dimension around the row, its distance, that relative to the distances
-        around it, and its isolation.
+    ndarray of shape (n_samples, 3)
+        The dimension around the row, its distance, and that relative to the distances
+        around it.
     """
     distance = local[:, 0]
-    dimension = -np.log(np.maximum(around[:, 1], _SHORTEST))
-    signals = [dimension, distance, distance - around[:, 0]]
-    if isolation is not None:
-        signals.append(isolation)
-    return np.column_stack(signals)
+    dimension = -np.log(np.maximum(around[:, 1], SHORTEST))
+    return np.column_stack([dimension, distance, distance - around[:, 0]])
 
 
 def usual_signals(signals: NDArray) -> tuple[NDArray, NDArray]:
@@ -95,7 +102,7 @@ def outlier_scores(signals: NDArray, usual: tuple[NDArray, NDArray]) -> NDArray:
 
     Parameters
     ----------
-    signals : ndarray of shape (n_samples, 3 or 4)
+    signals : ndarray of shape (n_samples, 3)
         Signals of the rows.
     usual : (median, spread)
         Those of the training data.
@@ -112,12 +119,3 @@ def outlier_scores(signals: NDArray, usual: tuple[NDArray, NDArray]) -> NDArray:
     # Nearer neighbors, in contrast, are those of a row in the middle of a cluster.
     deviations[:, 1:] = np.maximum(deviations[:, 1:], 0)
     return np.sqrt((deviations**2).sum(axis=1))
-
-
-def outlier_threshold(scores: NDArray, contamination: float) -> float:
-    """Return the score above which a share `contamination` of the rows lies."""
-    if not 0 < contamination <= 0.5:
-        raise ValueError(
-            f"contamination={contamination} must be in (0, 0.5], the share of outliers."
-        )
-    return float(np.quantile(scores, 1 - contamination))

@@ -36,6 +36,7 @@ from skcce._training import (
     trial,
 )
 from skcce._tree import ClusterTree, collisions, grow
+from skcce._trust import separation_ratio
 
 # With several starts, each is trained for this many epochs, or fewer if they make this
 # many steps, before the best one goes on: by then its loss says about as much about its
@@ -54,6 +55,9 @@ _FINE_EPOCHS = 10
 # Sizes are unequal if the median sample lives in a cluster this many times as large as
 # an equal share. Unlike a mean, it does not move if a few clusters stay joined.
 _UNEQUAL = 1.5
+# Neighbors are left out if k-means parts them more than this times as often as in a
+# cloud without clusters.
+_MISLEADING = 0.8
 
 
 def embed(
@@ -78,11 +82,20 @@ def embed(
         with inner_fits():
             projection = principal_projection(data.X, random_state, data.weight)
         return data, None, None, projection(data.X)
-    neighbors = find_neighbors(data, n_neighbors, random_state)
-    rows = neighbors.rows
+    if hasattr(features, "eigenvalues_"):  # those of a run that goes on
+        neighbors, rows = features.neighbors_of(data)
+    else:
+        neighbors = find_neighbors(data, n_neighbors, random_state)
+        rows = neighbors.rows
+        # Always the same cloud, so that a run that goes on comes to the same end.
+        if settings.doubts_neighbors and _MISLEADING < separation_ratio(
+            rows, settings.n_clusters, n_neighbors, np.random.RandomState(0)
+        ):
+            return data, None, None, rows
+        if features is not None:
+            rows = features.fit_neighbors(neighbors)
     data = replace(data, graph=neighbors.walk, in_pairs=settings.in_pairs)
     if features is not None:
-        rows = features.fit_neighbors(neighbors)
         data = replace(data, X=rows)
     rows = smooth(neighbors.walk, rows) if settings.uses_kmeans else None
     return data, neighbors, features, rows
@@ -92,17 +105,19 @@ def find_tree(
     model: SoftmaxModel,
     data: TrainingData,
     objective: Objective,
+    features: SpectralFeatures | None,
     neighbors: Neighbors | None,
     rows: NDArray | None,
     settings: Settings,
     random_state: np.random.RandomState,
+    verbose: int,
 ) -> tuple[ClusterTree | None, TrainingState | None]:
     """Return the tree of clusters, if one is asked for, and how its leaves were found.
 
     The leaves are clusters of equal shares, more than there may be in the end.
     """
     n_fine, plan = settings.n_fine, settings.plan
-    if n_fine == 0:
+    if n_fine == 0 or neighbors is None:
         return None, None
     fine = clone(model)
     fine.initialize(
@@ -120,11 +135,23 @@ def find_tree(
         objective,
         epochs(max(plan.batch_size, n_fine), n_epochs, plan.tol),
         state,
+        verbose=min(verbose, 1),
+        title="fine clusters, ",
     )
-    if state.error:
-        raise ValueError(advice(state.error, state.n_iter + 1)) from state.error
-    labels = finite_logits(fine, data.X).argmax(axis=1)
+    try:
+        if state.error:
+            raise state.error
+        labels = finite_logits(fine, data.X).argmax(axis=1)
+    except FloatingPointError as error:
+        raise ValueError(advice(error, state.n_iter + bool(state.error))) from error
     tree = grow(fine, labels, neighbors.walk, neighbors.distances, data.weight)
+    if data.kept is not None:
+        given = data.given
+        if features is not None:
+            given = features.transform_rows(given)
+        tree.labels = tree.model.decision_function(given).argmax(axis=1)
+    if verbose > 1:
+        print(f"tree: {len(tree.sizes)} fine clusters, {tree.n_clusters} natural ones")
     return tree, state
 
 
@@ -141,6 +168,8 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
         low, high = settings.bounds
         n_clusters = min(max(tree.n_clusters, low), high, len(tree.sizes))
         shares = "given" if shares == "given" else "learn"
+    elif shares == "auto" and n_clusters > len(tree.sizes):
+        shares = "given"
     elif shares == "auto":
         natural = np.sort(tree.shares(tree.n_clusters))
         median = natural[np.searchsorted(natural.cumsum(), 0.5)]
@@ -149,19 +178,23 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
     return settings._replace(n_clusters=n_clusters, shares=shares, prior=prior)
 
 
+def asking_for(prior: NDArray, objective: Objective) -> Objective:
+    """Return an objective that asks for these shares, if it asks for any."""
+    if "prior" not in objective.get_params(deep=False):
+        return objective
+    return clone(objective).set_params(prior=prior)
+
+
 def join_fine(
     tree: ClusterTree,
     fine: TrainingState,
-    objective: Objective,
     data: TrainingData,
-    settings: Settings,
-) -> tuple[SoftmaxModel, Objective, TrainingState]:
-    """Return the joined model, what asks for its shares, and how it was trained."""
-    n_clusters = settings.n_clusters
+    n_clusters: int,
+) -> tuple[SoftmaxModel, TrainingState]:
+    """Return the joined model, and how it was trained."""
     model, groups = tree.joined(n_clusters), tree.cut(n_clusters)
-    if "prior" in objective.get_params(deep=False):
-        objective = clone(objective).set_params(prior=settings.prior)
-    curve = np.reshape(fine.share_curve, (fine.n_iter, -1))[:, tree.units]
+    curve = np.reshape(fine.share_curve, (fine.n_iter, fine.proba.shape[1]))
+    curve = curve[:, tree.units]
     member = np.eye(n_clusters)[groups]
     curve = curve @ member
     state = replace(
@@ -171,7 +204,7 @@ def join_fine(
         n_calm=1,
         model_state=model.get_state(),
     )
-    return model, objective, state
+    return model, state
 
 
 def find_starts(

@@ -214,6 +214,7 @@ def settings_of(**settings):
         "shares": "given",
         "n_fine": 0,
         "n_neighbors": 0,
+        "doubts_neighbors": False,
         "features": None,
         "in_pairs": False,
         "init": "k-means",

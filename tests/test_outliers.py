@@ -3,26 +3,20 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import make_blobs
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from skcce._neighbors import neighbor_graph, smooth
+from skcce import CollisionClusterer
 from skcce._outliers import (
-    isolation,
     local_statistics,
     outlier_scores,
     outlier_signals,
-    outlier_threshold,
     usual_signals,
 )
 
 
-def _unit(rows):
-    rows = rows - rows.mean(axis=0)
-    return rows / np.sqrt((rows**2).sum(axis=1).mean())
-
-
-def _clusters(rng, n_samples=600, n_features=20):
+def clusters(rng, n_samples=600, n_features=20):
     """Return five clusters of three dimensions each."""
     centers = rng.normal(size=(5, n_features))
     planes = 0.3 * rng.normal(size=(5, 3, n_features))
@@ -31,76 +25,100 @@ def _clusters(rng, n_samples=600, n_features=20):
     return centers[label] + inside + 0.01 * rng.normal(size=inside.shape)
 
 
-def _fitted(rows):
-    search = NearestNeighbors(n_neighbors=10).fit(rows)
-    local = local_statistics(search.kneighbors()[0])
-    around = smooth(neighbor_graph(rows, 10), local)
-    signals = outlier_signals(local, around)
-    return search, around, signals, usual_signals(signals)
-
-
-def _lone(rng, X):
+def lone(rng, X):
     return X.std() * rng.normal(size=(60, X.shape[1]))
 
 
-def _group(rng, X):
+def group(rng, X):
     """Return a group of neighbors, in more dimensions than the clusters have."""
     return 3 + 0.2 * rng.normal(size=(60, X.shape[1]))
 
 
-def _line(rng, X):
+def line(rng, X):
     """Return a group of neighbors, in fewer dimensions than the clusters have."""
     ends = rng.normal(size=(2, X.shape[1]))
     return ends[0] + rng.uniform(size=(60, 1)) * (ends[1] - ends[0])
 
 
-@pytest.mark.parametrize("foreign", [_lone, _group, _line])
-@pytest.mark.parametrize("seed", range(3))
+def fit(X, **parameters):
+    return CollisionClusterer(5, random_state=0, tol=1, **parameters).fit(X)
+
+
+@pytest.mark.parametrize("foreign", [lone, group, line])
+@pytest.mark.parametrize("seed", range(2))
 def test_foreign_rows_have_higher_scores(foreign, seed):
     rng = np.random.default_rng(seed)
-    X = _clusters(rng)
-    rows = _unit(np.vstack([X, foreign(rng, X)]))
-    _, _, signals, usual = _fitted(rows)
-    scores = outlier_scores(signals, usual)
-    assert roc_auc_score(np.arange(len(rows)) >= len(X), scores) > 0.9
+    X = clusters(rng)
+    rows = np.vstack([X, foreign(rng, X)])
+    clusterer = fit(rows, contamination=0.1)
+    assert (
+        roc_auc_score(np.arange(len(rows)) >= len(X), clusterer.outlier_scores_) > 0.9
+    )
+    assert_allclose(clusterer.score_samples(rows), -clusterer.outlier_scores_)
+    assert_array_equal(clusterer.predict(rows), clusterer.labels_)
+    assert_allclose(np.mean(clusterer.labels_ == -1), 0.1, atol=1 / len(rows))
+    # Their clusters are still known.
+    assert clusterer.predict_proba(rows).shape == (len(rows), 5)
 
 
 def test_new_foreign_rows_have_higher_scores():
     rng = np.random.default_rng(0)
-    X = _clusters(rng, 900)
-    rows = _unit(np.vstack([X, _lone(rng, X)]))
-    train, new = rows[:600], rows[600:]
-    search, around, _, usual = _fitted(train)
-    distances, neighbors = search.kneighbors(new)
-    signals = outlier_signals(
-        local_statistics(distances), around[neighbors].mean(axis=1)
+    X = clusters(rng, 900)
+    new = np.vstack([X[600:], lone(rng, X)])
+    score = -fit(X[:600]).score_samples(new)
+    assert roc_auc_score(np.arange(len(new)) >= 300, score) > 0.9
+
+
+def test_without_contamination_every_row_has_a_cluster(blobs):
+    clusterer = fit(blobs[0])
+    assert clusterer.labels_.min() == 0
+    assert clusterer.predict(1000 + blobs[0]).min() >= 0
+
+
+def test_scores_do_not_depend_on_origin_and_unit(blobs):
+    X = blobs[0]
+    assert_allclose(
+        fit(3 * X + 5).outlier_scores_, fit(X).outlier_scores_, rtol=1e-6, atol=1e-6
     )
-    scores = outlier_scores(signals, usual)
-    assert roc_auc_score(np.arange(len(new)) >= 300, scores) > 0.9
 
 
-def test_local_dimension_is_that_of_the_data():
-    rng = np.random.default_rng(0)
+def test_scores_of_samples_without_weight(blobs):
+    X, weight = blobs[0], np.ones(300)
+    weight[:30] = 0
+    clusterer = CollisionClusterer(5, random_state=0, tol=1).fit(
+        X, sample_weight=weight
+    )
+    assert_allclose(clusterer.score_samples(X), -clusterer.outlier_scores_)
+
+
+@pytest.mark.parametrize("features", [None, "auto"])
+def test_scores_need_features_and_neighbors(blobs, features):
+    settings = {"features": features, "n_neighbors": 10 if features is None else 0}
+    with pytest.raises(ValueError, match=r"contamination=0\.2 needs"):
+        fit(blobs[0], contamination=0.2, **settings)
+    clusterer = fit(blobs[0], **settings)
+    assert not hasattr(clusterer, "outlier_scores_")
+    with pytest.raises(AttributeError, match="features='spectral'"):
+        clusterer.score_samples(blobs[0])
+
+
+@pytest.mark.parametrize("contamination", [0, -0.1, 0.6, np.nan])
+def test_bad_contamination(blobs, contamination):
+    with pytest.raises(ValueError, match="contamination"):
+        fit(blobs[0], contamination=contamination)
+
+
+def test_local_dimension_is_that_of_the_data(rng):
     for n_dimensions in (1, 2, 4):
-        rows = _unit(rng.uniform(size=(2000, n_dimensions)))
+        rows = 10 * rng.uniform(size=(2000, n_dimensions))
         distances = NearestNeighbors(n_neighbors=20).fit(rows).kneighbors()[0]
         inverse = local_statistics(distances)[:, 1].mean()
-        assert 0.8 < n_dimensions * inverse < 1.25
+        assert 0.75 < n_dimensions * inverse < 1.25
 
 
-def test_isolation_finds_the_small_group():
-    # The eigenvector of a walk between two groups, of mean square 1.
-    group = np.repeat([0, 1], [90, 10])
-    vector = np.where(group == 0, -1, 9) / 3.0
-    assert_allclose([(vector**2).mean(), vector.mean()], [1, 0], atol=1e-12)
-    score = isolation(vector[:, None], np.array([0.99]))
-    assert score[group == 1].min() > score[group == 0].max()
-
-
-def test_scores_do_not_depend_on_units_of_a_signal():
-    rng = np.random.default_rng(0)
-    signals = rng.normal(size=(100, 4))
-    other = signals * [2, 3, 0.5, 10] + [1, -1, 5, 0]
+def test_scores_do_not_depend_on_units_of_a_signal(rng):
+    signals = rng.normal(size=(100, 3))
+    other = signals * [2, 3, 0.5] + [1, -1, 5]
     assert_allclose(
         outlier_scores(signals, usual_signals(signals)),
         outlier_scores(other, usual_signals(other)),
@@ -113,19 +131,7 @@ def test_copies_of_one_row_are_no_outliers():
     assert_array_equal(outlier_scores(signals, usual_signals(signals)), 0)
 
 
-def test_threshold_leaves_the_share_above():
-    scores = np.random.default_rng(0).permutation(1000).astype(float)
-    for contamination in (0.01, 0.1, 0.5):
-        above = scores > outlier_threshold(scores, contamination)
-        assert above.sum() == 1000 * contamination
-
-
-@pytest.mark.parametrize("contamination", [0, -0.1, 0.6, np.nan])
-def test_bad_contamination(contamination):
-    with pytest.raises(ValueError, match=r"contamination=.*\(0, 0.5\]"):
-        outlier_threshold(np.arange(5.0), contamination)
-
-
-def test_one_neighbor_is_too_few():
-    with pytest.raises(ValueError, match="n_neighbors >= 2"):
-        local_statistics(np.ones((5, 1)))
+def test_a_single_neighbor_is_enough():
+    X = make_blobs(60, random_state=0)[0]
+    scores = fit(X, n_neighbors=1).outlier_scores_
+    assert np.isfinite(scores).all()

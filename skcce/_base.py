@@ -78,7 +78,8 @@ class SoftmaxClusterer(
     Parameters
     ----------
     n_clusters : int, "auto" or pair of int, default=8
-        Number of clusters, as that of :class:`skcce.CollisionClusterer`.
+        Number of clusters, as that of :class:`skcce.CollisionClusterer`. "auto" takes
+        the clusters of a tree; a number is trained for.
     objective : Objective
         What is minimized, such as :class:`skcce.methods.MutualInformation`.
     model, features, n_neighbors, init, n_init, max_iter, batch_size, tol, checkpoint, \
@@ -87,8 +88,9 @@ random_state, verbose
 
     Attributes
     ----------
-    labels_, probabilities_, model_, loss_, loss_curve_, share_curve_, n_iter_, \
-converged_, n_features_in_, feature_names_in_
+    labels_, probabilities_, model_, n_clusters_, prior_, features_, tree_, coef_, \
+intercept_, loss_, loss_curve_, share_curve_, n_iter_, converged_, n_features_in_, \
+feature_names_in_
         As those of :class:`skcce.CollisionClusterer`; `loss_` is the value of
         `objective`.
 
@@ -536,12 +538,12 @@ converged_, n_features_in_, feature_names_in_
 
     @property
     def coef_(self) -> NDArray:
-        """Weights of a linear model, shape (n_clusters, n_features)."""
+        """Weights of a linear model, shape (n_units, n_features_out)."""
         return self._fitted("coef_")
 
     @property
     def intercept_(self) -> NDArray:
-        """Intercepts of a linear model, shape (n_clusters,)."""
+        """Intercepts of a linear model, shape (n_units,)."""
         return self._fitted("intercept_")
 
     def __sklearn_tags__(self) -> Tags:

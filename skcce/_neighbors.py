@@ -64,6 +64,9 @@ class Neighbors(NamedTuple):
     distances, nearest : ndarray of shape (n_samples, n_neighbors)
         Distances to the nearest neighbors of each sample, itself excluded, and their
         numbers.
+    around : ndarray of shape (n_samples, n_neighbors)
+        Numbers of the nearest samples to the row, itself included: what a new row that
+        is equal to it would find.
     walk : csr_array of shape (n_samples, n_samples)
         One step of a lazy random walk from neighbor to neighbor.
     attraction, strength : ndarray of shape (n_samples,)
@@ -75,6 +78,7 @@ class Neighbors(NamedTuple):
     rows: NDArray
     distances: NDArray
     nearest: NDArray
+    around: NDArray
     walk: csr_array
     attraction: NDArray
     strength: NDArray
@@ -87,12 +91,18 @@ def find_neighbors(
     with inner_fits():
         projection = principal_projection(data.X, random_state, data.weight)
         rows = projection(data.X)
-        distances, nearest = search(neighbor_index(rows, n_neighbors))
+        distances, around = search(neighbor_index(rows, n_neighbors), rows)
+    # Not among the last ones found if that many rows are equal: then any of them.
+    others = around != np.arange(len(rows))[:, np.newaxis]
+    others[others.all(axis=1), -1] = False
+    shape = len(rows), n_neighbors
+    nearest = around[others].reshape(shape)
     return Neighbors(
         projection,
         rows,
-        distances,
+        distances[others].reshape(shape),
         nearest,
+        around[:, :n_neighbors],
         *random_walk(nearest, data.weight, rows.dtype),
     )
 
@@ -118,17 +128,17 @@ def neighbor_index(rows: NDArray, n_neighbors: int) -> NearestNeighbors:
     return NearestNeighbors(n_neighbors=n_neighbors).fit(rows)
 
 
-def search(
-    index: NearestNeighbors, rows: NDArray | None = None
-) -> tuple[NDArray, NDArray]:
-    """Return distances and numbers of the nearest neighbors of each row.
+def search(index: NearestNeighbors, rows: NDArray) -> tuple[NDArray, NDArray]:
+    """Return distances and numbers of the neighbors of each row, and of one more.
 
-    None stands for the rows of the index itself, each without itself.
+    The first of them is the row itself, or its equal, if it is one of the index.
+    Always the same question, so that ties are broken in the same way for a row of the
+    training data and for its equal.
     """
-    n_rows = index.n_samples_fit_ if rows is None else len(rows)
+    n_rows = len(rows)
     n_threads = min(count_openmp_threads(), max(1, (n_rows - 1) // _ROWS_PER_THREAD))
     with openmp_threads(n_threads):
-        return index.kneighbors(rows)
+        return index.kneighbors(rows, index.n_neighbors + 1)
 
 
 def random_walk(

@@ -147,7 +147,7 @@ class SpectralFeatures(
 
     def fit_neighbors(self, neighbors: Neighbors) -> NDArray:
         """Fit to neighbors that are known, and return the features of these rows."""
-        n_samples, n_neighbors = neighbors.nearest.shape
+        n_samples, n_neighbors = neighbors.around.shape
         n_vectors = min(self.n_components + 1, n_samples // _SAMPLES_PER_COMPONENT)
         self.eigenvalues_, vectors = leading_eigenvectors(
             neighbors.walk, neighbors.strength, max(n_vectors, 1)
@@ -161,9 +161,7 @@ class SpectralFeatures(
         self._n_neighbors = n_neighbors
         self._index = neighbor_index(self._rows, n_neighbors)
         self._n_features_out = self._rows.shape[1] + self._vectors.shape[1]
-        itself = np.arange(n_samples)[:, np.newaxis]
-        nearest = np.hstack([itself, neighbors.nearest[:, : n_neighbors - 1]])
-        coordinates = self._directions(nearest)
+        coordinates = self._directions(neighbors.around)
         self._center, self._unit = row_scale(coordinates)
         return np.hstack([self._rows, (coordinates - self._center) / self._unit])
 
@@ -190,8 +188,9 @@ class SpectralFeatures(
     def transform_rows(self, X: NDArray) -> NDArray:
         """Return the features of rows that were checked."""
         rows = self._projection(X.astype(self._rows.dtype, copy=False))
-        _, nearest = search(self._index, rows)
-        coordinates = (self._directions(nearest) - self._center) / self._unit
+        _, around = search(self._index, rows)
+        coordinates = self._directions(around[:, : self._n_neighbors])
+        coordinates = (coordinates - self._center) / self._unit
         return np.hstack([rows, coordinates]).astype(X.dtype, copy=False)
 
     def get_state(self) -> dict[str, Any]:

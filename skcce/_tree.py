@@ -22,6 +22,8 @@ _NOISE_QUANTILE, _MOST_NOISE = 0.75, 0.3
 _DUST = 0.2
 # Similarities are cut off below this, so that heights are finite.
 _LEAST = 1e-3
+# Heights that would be equal differ by this.
+_STEP = 1e-9
 
 
 @dataclass(eq=False)
@@ -251,34 +253,45 @@ def joining_order(
     n = len(together)
     shares, joint = together.sum(axis=1), together.copy()
     beyond = together - noise(together) * np.outer(shares, shares)
-    at = np.arange(n)
-    joins, weights, n_before = [], [], 0
-    while len(at) > 1:
-        own = np.maximum(beyond[at, at], np.finfo(float).tiny)
-        sizes = shares[at]
-        similarity = beyond[np.ix_(at, at)] / np.sqrt(np.outer(own, own))
-        similarity /= expected(sizes[:, np.newaxis] + sizes)
-        np.fill_diagonal(similarity, -np.inf)
-        is_dust = sizes < _DUST / n
+    is_there = np.ones(n, dtype=bool)
+
+    def similarities(some):
+        """Return those of some clusters to all; -inf to itself and to what is gone."""
+        own = np.maximum(beyond.diagonal(), np.finfo(float).tiny)
+        rows = beyond[some] / np.sqrt(np.outer(own[some], own))
+        rows /= expected(shares[some][:, np.newaxis] + shares)
+        rows[np.arange(len(some)), some] = -np.inf
+        rows[:, ~is_there] = -np.inf
+        return rows
+
+    similarity = similarities(np.arange(n))
+    joins, weights, n_before = [], [], n
+    for number in range(n - 1):
         score = similarity
+        is_dust = is_there & (shares < _DUST / n)
         if is_dust.any():
             score = np.where(is_dust[:, np.newaxis], similarity, -np.inf)
-        is_before = is_dust.any() or similarity.max() >= _VALLEY
-        if not is_before:
-            smaller = np.minimum(sizes[:, np.newaxis], sizes)
-            score = -smaller / similarity.clip(_LEAST)
-            np.fill_diagonal(score, -np.inf)
+        elif similarity.max() < _VALLEY:
+            # What is joined beyond the cut may become similar again: no way back.
+            n_before = min(n_before, number)
+        if number >= n_before:
+            smaller = np.minimum(shares[:, np.newaxis], shares)
+            score = np.where(
+                np.isneginf(similarity), -np.inf, -smaller / similarity.clip(_LEAST)
+            )
         pair = np.unravel_index(np.argmax(score), score.shape)
-        kept, gone = sorted(at[list(pair)])
+        kept, gone = sorted(pair)
         joins.append((kept, gone))
-        weights.append(joint[kept, gone] if is_before else -score[pair])
-        n_before += is_before
+        weights.append(joint[kept, gone] if number < n_before else -score[pair])
         for matrix in (joint, beyond):
             matrix[kept] += matrix[gone]
             matrix[:, kept] += matrix[:, gone]
         shares[kept] += shares[gone]
-        at = at[at != gone]
-    return np.array(joins, dtype=int).reshape(-1, 2), np.array(weights), n_before
+        shares[gone], is_there[gone] = 0, False
+        similarity[gone] = similarity[:, gone] = -np.inf
+        similarity[kept] = similarity[:, kept] = similarities(np.array([kept]))[0]
+    joins = np.array(joins, dtype=int).reshape(-1, 2)
+    return joins, np.array(weights), min(n_before, n - 1)
 
 
 def undoing_order(joins: NDArray, weights: NDArray, n_before: int) -> list[int]:
@@ -315,7 +328,9 @@ def _heights(weights: NDArray, n_before: int) -> NDArray:
     before = 1 - collisions / max(2 * collisions.max(initial=0), np.finfo(float).tiny)
     # No join is undone before the one above it, nor made before those below.
     before = np.minimum.accumulate(before[::-1])[::-1]
-    return np.concatenate([before, 1 + np.maximum.accumulate(np.log1p(costs))])
+    heights = np.concatenate([before, 1 + np.maximum.accumulate(np.log1p(costs))])
+    # SciPy cuts at a height, so no two joins may have the same.
+    return heights + _STEP * np.arange(-n_before, len(costs))
 
 
 def _scipy_linkage(joins: NDArray, heights: NDArray) -> NDArray:

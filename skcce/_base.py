@@ -33,6 +33,7 @@ from skcce._messages import (
 )
 from skcce._model import SoftmaxModel
 from skcce._objective import Objective
+from skcce._outliers import find_outliers
 from skcce._persistence import (
     FITTED,
     Checkpoint,
@@ -129,6 +130,7 @@ converged_, n_features_in_, feature_names_in_
             StrOptions({"auto"}),
         ],
         "init": [StrOptions({"auto", "k-means", "random"}), "array-like"],
+        "contamination": [Interval(Real, 0, 0.5, closed="right"), None],
         "n_init": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [
@@ -154,6 +156,7 @@ converged_, n_features_in_, feature_names_in_
         max_iter: int = 20,
         batch_size: int | Literal["auto"] = "auto",
         tol: float = 1e-3,
+        contamination: float | None = None,
         checkpoint: str | os.PathLike | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -168,6 +171,7 @@ converged_, n_features_in_, feature_names_in_
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.tol = tol
+        self.contamination = contamination
         self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose
@@ -243,21 +247,25 @@ converged_, n_features_in_, feature_names_in_
                 model, state = checkpoint.resume(model, random_state)
             else:
                 starts = find_starts(rows, data, settings, random_state)
-                neighbors = rows = None  # of no more use
+                rows = None  # of no more use
                 model, state = best_start(
                     model, data, objective, starts, settings, random_state, self.verbose
                 )
+            scores, surroundings = None, None
+            if features is not None:
+                scores, surroundings = find_outliers(neighbors, self.contamination)
             found = {
                 "n_clusters_": settings.n_clusters,
                 "prior_": check_prior(settings.prior, settings.n_clusters),
                 "features_": features,
                 "_tree": tree,
+                "_surroundings": surroundings,
                 "_n_features_out": settings.n_clusters,
             }
             self._train(
                 model, data, objective, settings, state, checkpoint, callbacks, found
             )
-            self._set_attributes(model, data, objective, state, found)
+            self._set_attributes(model, data, objective, state, found, scores)
         callbacks.end_fit()
         raise_if_diverged(state)
         if checkpoint and not state.interrupted:
@@ -365,9 +373,14 @@ converged_, n_features_in_, feature_names_in_
         Returns
         -------
         ndarray of shape (n_samples,)
-            Clusters, integers from 0 to n_clusters - 1.
+            Clusters, integers from 0 to n_clusters - 1; with `contamination`, -1 for
+            rows that belong nowhere.
         """
-        return self.decision_function(X).argmax(axis=1)
+        labels = self.decision_function(X).argmax(axis=1)
+        surroundings = self._surroundings
+        if surroundings is not None and np.isfinite(surroundings.threshold):
+            labels[-self.score_samples(X) > surroundings.threshold] = -1
+        return labels
 
     def predict_proba(self, X: ArrayLike) -> NDArray:
         """Return the probability of each cluster for each sample.
@@ -418,6 +431,32 @@ converged_, n_features_in_, feature_names_in_
             with single_blas_thread(), inner_fits():
                 X = self.features_.transform_rows(X)
         return self.model_.decision_function(X)
+
+    def score_samples(self, X: ArrayLike) -> NDArray:
+        """Return how usual each row is: the lower, the less it belongs anywhere.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The opposite of the outlier score, at most 0, as of scikit-learn's outlier
+            detectors.
+
+        Raises
+        ------
+        AttributeError
+            If the fit had no neighbors, or its features are the rows as they are.
+        """
+        check_is_fitted(self, "model_")
+        if self._surroundings is None:
+            raise AttributeError("Outlier scores need features='spectral'.")
+        X = self._validate_input(X, self.model_, reset=False)
+        with single_blas_thread(), inner_fits():
+            return -self._surroundings.scores(*self.features_.nearest_others(X))
 
     def transform(self, X: ArrayLike) -> NDArray:
         """Return the probability of each cluster: the same as ``predict_proba``.
@@ -571,6 +610,7 @@ converged_, n_features_in_, feature_names_in_
         objective: Objective,
         state: TrainingState,
         found: Mapping[str, Any],
+        scores: NDArray | None,
     ) -> None:
         features = found["features_"]
         try:
@@ -580,15 +620,23 @@ converged_, n_features_in_, feature_names_in_
             if data.kept is not None:
                 given = data.given
                 if features is not None:
+                    scores = found["_surroundings"].scores(
+                        *features.nearest_others(given)
+                    )
                     given = features.transform_rows(given)
                 logits = finite_logits(model, given)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
+        labels = logits.argmax(axis=1)
+        if scores is not None:
+            found = {**found, "outlier_scores_": scores}
+            labels[scores > found["_surroundings"].threshold] = -1
         # All at once, because Ctrl-C may come in between.
+        vars(self).pop("outlier_scores_", None)  # of an earlier fit
         vars(self).update(
             model_=model,
             **found,
-            labels_=logits.argmax(axis=1),
+            labels_=labels,
             probabilities_=softmax(logits, axis=1).max(axis=1),
             loss_=loss,
             **curves(state),

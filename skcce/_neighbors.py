@@ -24,6 +24,9 @@ _PCA_ROWS = 4096  # a sample of the rows is enough to find the components
 N_STEPS = 4
 _LAZINESS = 0.1
 
+# Rows have mean square norm 1; shorter distances are rounding, or copies of a row.
+SHORTEST = 1e-3
+
 # With fewer rows per thread scikit-learn splits the search over the candidates instead
 # of the queries, and the choice among equal distances depends on the threads.
 _ROWS_PER_THREAD = 1024
@@ -92,15 +95,11 @@ def find_neighbors(
         projection = principal_projection(data.X, random_state, data.weight)
         rows = projection(data.X)
         distances, around = search(neighbor_index(rows, n_neighbors), rows)
-    # Not among the last ones found if that many rows are equal: then any of them.
-    others = around != np.arange(len(rows))[:, np.newaxis]
-    others[others.all(axis=1), -1] = False
-    shape = len(rows), n_neighbors
-    nearest = around[others].reshape(shape)
+    distances, nearest = without_itself(distances, around)
     return Neighbors(
         projection,
         rows,
-        distances[others].reshape(shape),
+        distances,
         nearest,
         around[:, :n_neighbors],
         *random_walk(nearest, data.weight, rows.dtype),
@@ -139,6 +138,15 @@ def search(index: NearestNeighbors, rows: NDArray) -> tuple[NDArray, NDArray]:
     n_threads = min(count_openmp_threads(), max(1, (n_rows - 1) // _ROWS_PER_THREAD))
     with openmp_threads(n_threads):
         return index.kneighbors(rows, index.n_neighbors + 1)
+
+
+def without_itself(distances: NDArray, around: NDArray) -> tuple[NDArray, NDArray]:
+    """Return what a search among the same rows has found, each without itself."""
+    others = around != np.arange(len(around))[:, np.newaxis]
+    # Of more equal rows than are found, a row may not find itself.
+    others[others.all(axis=1), -1] = False
+    shape = len(around), -1
+    return distances[others].reshape(shape), around[others].reshape(shape)
 
 
 def random_walk(

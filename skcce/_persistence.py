@@ -27,6 +27,7 @@ from sklearn.utils import gen_batches
 
 from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
+from skcce._outliers import Surroundings
 from skcce._spectral import SpectralFeatures
 from skcce._training import TrainingState
 from skcce._tree import ClusterTree
@@ -51,6 +52,7 @@ _CURVES = {
     "converged_": bool,
 }
 _OF_TABLES = {"n_features_in_": int, "feature_names_in_": [str]}
+_OF_OUTLIERS = {"outlier_scores_": ("f", 1)}
 FITTED = {
     "labels_": ("i", 1),
     "probabilities_": ("f", 1),
@@ -59,6 +61,13 @@ FITTED = {
     "prior_": ("f", 1),
     **_CURVES,
     **_OF_TABLES,
+    **_OF_OUTLIERS,
+}
+_SURROUNDINGS = {
+    "around": ("f", 2),
+    "median": ("f", 1),
+    "spread": ("f", 1),
+    "threshold": float,
 }
 _TRAINING = {"proba": ("f", 2), "n_calm": int}
 _GENERATOR = {"bit_generator": str, "state": dict, "has_gauss": int, "gauss": float}
@@ -172,6 +181,10 @@ def load_fit(
         features, tree = record["features"], record["tree"]
         attributes["features_"] = features and SpectralFeatures().set_state(features)
         attributes["_tree"] = tree and ClusterTree.from_state(tree)
+        surroundings = record["surroundings"]
+        attributes["_surroundings"] = surroundings and Surroundings(
+            **_checked(surroundings, _SURROUNDINGS)
+        )
     n_saved = attributes["share_curve_"].shape[1]
     if isinstance(n_clusters, Integral) and n_saved != n_clusters:
         raise ValueError(
@@ -185,9 +198,11 @@ def load_fit(
 
 
 def _parts_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the states of the features and of the tree, where there are any."""
+    """Return the states of features, tree and surroundings, where there are any."""
     parts = {"features": found["features_"], "tree": found["_tree"]}
-    return {name: part and part.get_state() for name, part in parts.items()}
+    states = {name: part and part.get_state() for name, part in parts.items()}
+    surroundings = found["_surroundings"]
+    return states | {"surroundings": surroundings and surroundings._asdict()}
 
 
 def _attributes_of(estimator: BaseEstimator) -> dict[str, Any]:
@@ -338,12 +353,12 @@ def _training_of(record: Mapping[str, Any]) -> TrainingState:
 def _fitted_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of a fit, or of an unfinished one, and no others."""
     kinds = FITTED if "labels_" in record["fitted"] else _CURVES
-    fitted = _checked(record["fitted"], kinds, optional=_OF_TABLES)
+    fitted = _checked(record["fitted"], kinds, optional=_OF_TABLES | _OF_OUTLIERS)
     n_epochs, n_clusters = fitted["share_curve_"].shape
     labels, names = fitted.get("labels_", []), fitted.get("feature_names_in_", [])
     if not (
         len(labels) == len(fitted.get("probabilities_", labels))
-        and np.isin(labels, np.arange(n_clusters)).all()
+        and np.isin(labels, np.arange(-1, n_clusters)).all()
         and len(fitted["loss_curve_"]) == fitted["n_iter_"] == n_epochs
         and len(names) in (0, fitted.get("n_features_in_", 0))
     ):

@@ -103,6 +103,11 @@ def resolve(
         n_init = _N_INIT_WITHOUT_NEIGHBORS
     if isinstance(features, str):
         features = SpectralFeatures()
+    if estimator.contamination is not None and (features is None or n_neighbors == 0):
+        raise ValueError(
+            f"contamination={estimator.contamination} needs n_neighbors > 0 and "
+            "features='spectral'."
+        )
     prior = objective.prior
     shares, n_fine = _tree_settings(
         estimator,

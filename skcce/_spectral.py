@@ -23,6 +23,7 @@ from skcce._autologging import inner_fits
 from skcce._data import TrainingData
 from skcce._neighbors import (
     N_STEPS,
+    SHORTEST,
     Neighbors,
     Projection,
     find_neighbors,
@@ -192,6 +193,20 @@ class SpectralFeatures(
         coordinates = self._directions(around[:, : self._n_neighbors])
         coordinates = (coordinates - self._center) / self._unit
         return np.hstack([rows, coordinates]).astype(X.dtype, copy=False)
+
+    def nearest_others(self, X: NDArray) -> tuple[NDArray, NDArray]:
+        """Return distances and numbers of the nearest training rows but a row itself.
+
+        As many as for the training rows; a row without any distance is itself.
+        """
+        rows = self._projection(X.astype(self._rows.dtype, copy=False))
+        distances, nearest = search(self._index, rows)
+        first = (distances[:, :1] < SHORTEST).astype(int)
+        columns = first + np.arange(self._n_neighbors)
+        return (
+            np.take_along_axis(distances, columns, axis=1),
+            np.take_along_axis(nearest, columns, axis=1),
+        )
 
     def get_state(self) -> dict[str, Any]:
         """Return what `fit` has found, as numbers and arrays."""

@@ -308,6 +308,7 @@ class CollisionClusterer(SoftmaxClusterer):
         max_iter: int = 20,
         batch_size: int | Literal["auto"] = "auto",
         tol: float = 1e-3,
+        contamination: float | None = None,
         checkpoint: str | os.PathLike | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -325,6 +326,7 @@ class CollisionClusterer(SoftmaxClusterer):
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.tol = tol
+        self.contamination = contamination
         self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose

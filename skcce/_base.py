@@ -223,8 +223,6 @@ converged_, n_features_in_, feature_names_in_
         self._validate_params()
         model, data = self._open(X, sample_weight)
         objective = self._new_objective(model)
-        if isinstance(self.n_clusters, Integral):
-            objective.check(self.n_clusters)
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
@@ -237,7 +235,7 @@ converged_, n_features_in_, feature_names_in_
             tree, fine = find_tree(
                 model, data, objective, neighbors, rows, settings, random_state
             )
-            settings = settle(tree, settings)
+            settings = settle(tree, fine, settings)
             callbacks = EpochCallbacks(self, X, y, self.max_iter)
             if settings.shares == "learn":
                 model, objective, state = join_fine(
@@ -302,6 +300,7 @@ converged_, n_features_in_, feature_names_in_
         check_is_fitted(self, "model_")
         tree, cut = self.tree_, copy.copy(self)
         labels = tree.cut(n_clusters)[tree.labels]
+        labels[self.labels_ < 0] = -1  # belong nowhere
         cut.n_clusters = n_clusters
         vars(cut).pop("probabilities_", None)
         vars(cut).update(
@@ -625,6 +624,9 @@ converged_, n_features_in_, feature_names_in_
                     )
                     given = features.transform_rows(given)
                 logits = finite_logits(model, given)
+                if found["_tree"] is not None:
+                    fine = finite_logits(found["_tree"].model, given)
+                    found["_tree"].labels = fine.argmax(axis=1)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
         labels = logits.argmax(axis=1)

@@ -128,7 +128,9 @@ def find_tree(
     return tree, state
 
 
-def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
+def settle(
+    tree: ClusterTree | None, fine: TrainingState | None, settings: Settings
+) -> Settings:
     """Return the settings, with what the tree tells about number and shares.
 
     Afterwards, the shares are either given or learned. Nearly equal ones are taken as
@@ -137,10 +139,15 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
     n_clusters, shares = settings.n_clusters, settings.shares
     if tree is None:
         return settings
+    n_leaves = len(tree.sizes)
     if n_clusters == "auto":
         low, high = settings.bounds
-        n_clusters = min(max(tree.n_clusters, low), high, len(tree.sizes))
+        n_clusters = min(max(tree.n_clusters, low), high, n_leaves)
         shares = "given" if shares == "given" else "learn"
+    elif n_leaves < n_clusters:
+        shares = "given"  # too few distinct rows: of no shares that could be learned
+    elif fine.interrupted:
+        shares = "learn"  # all that there is
     elif shares == "auto":
         natural = np.sort(tree.shares(tree.n_clusters))
         median = natural[np.searchsorted(natural.cumsum(), 0.5)]

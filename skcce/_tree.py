@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import is_valid_linkage
 from scipy.sparse import csr_array
 from scipy.special import gammaln
 
@@ -18,6 +20,8 @@ __all__ = ["ClusterTree"]
 _VALLEY = 0.22
 # Neighbors that are no more than noise: the lift of this quantile of pairs, at most.
 _NOISE_QUANTILE, _MOST_NOISE = 0.75, 0.3
+# A cluster may be adjacent to this many others, whose collisions are no noise.
+_ADJACENT = 25
 # A fine cluster of less than this part of an equal share is joined at once.
 _DUST = 0.2
 # Similarities are cut off below this, so that heights are finite.
@@ -77,10 +81,10 @@ class ClusterTree:
             If there are fewer fine clusters.
         """
         n_leaves = len(self.linkage) + 1
-        if not 1 <= n_clusters <= n_leaves:
+        if not isinstance(n_clusters, Integral) or not 1 <= n_clusters <= n_leaves:
             raise ValueError(
-                f"n_clusters={n_clusters} must be between 1 and the {n_leaves} fine "
-                "clusters of the tree."
+                f"n_clusters={n_clusters!r} must be an integer between 1 and the "
+                f"{n_leaves} fine clusters of the tree."
             )
         return join(self.linkage[: n_leaves - n_clusters, :2].astype(int), n_leaves)
 
@@ -118,9 +122,7 @@ class ClusterTree:
             or not np.isin(labels, np.arange(n_leaves)).all()
             or len(model.coef_) != n_leaves
             or not 1 <= state["n_clusters"] <= n_leaves
-            or not (
-                linkage[:, :2] < np.arange(n_leaves, 2 * n_leaves - 1)[:, None]
-            ).all()
+            or (n_leaves > 1 and not is_valid_linkage(linkage))
         ):
             raise ValueError("the parts of the tree do not fit together")
         return cls(linkage, labels, state["sizes"], state["n_clusters"], model)
@@ -178,7 +180,9 @@ def noise(together: NDArray) -> float:
     """Return the lift that neighbors have between clusters that are not adjacent.
 
     Some neighbors are no more than noise, and lead anywhere: a quantile of the lift
-    J_kl / (p_k p_l) over all pairs of clusters, by weight.
+    J_kl / (p_k p_l) over all pairs of clusters, by weight. If that is as large as the
+    mean, most clusters are adjacent, as in a single cloud of many dimensions, and there
+    is nothing that tells noise.
     """
     shares = together.sum(axis=1)
     pairs = np.triu_indices(len(shares), 1)
@@ -188,8 +192,11 @@ def noise(together: NDArray) -> float:
     lift = together[pairs] / weight
     order = np.argsort(lift, kind="stable")
     ahead = np.cumsum(weight[order])
-    rank = np.searchsorted(ahead, _NOISE_QUANTILE * ahead[-1])
-    return min(float(lift[order[rank]]), _MOST_NOISE)
+    not_adjacent = min(_NOISE_QUANTILE, max(0, 1 - _ADJACENT / (len(shares) - 1)))
+    rank = np.searchsorted(ahead, not_adjacent * ahead[-1])
+    level = float(lift[order[rank]])
+    is_cloud = level >= np.average(lift, weights=weight)
+    return 0.0 if is_cloud else min(level, _MOST_NOISE)
 
 
 def intrinsic_dimension(distances: NDArray) -> float:

@@ -218,7 +218,7 @@ def test_scikit_learn_checks(estimator, check):
 def test_collision_clusterer_is_a_softmax_clusterer(blobs):
     X, _ = blobs
     general = SoftmaxClusterer(4, objective=Collision(), random_state=0).fit(X)
-    special = CollisionClusterer(4, random_state=0).fit(X)
+    special = CollisionClusterer(4, prior=None, random_state=0).fit(X)
     assert_array_equal(general.predict_proba(X), special.predict_proba(X))
     assert general.loss_ == special.loss_
 

@@ -13,7 +13,6 @@ from skcce._neighbors import find_neighbors
 from skcce._spectral import leading_eigenvectors
 
 
-
 @parametrize_with_checks([SpectralFeatures(n_components=2, n_neighbors=1)])
 def test_scikit_learn_checks(estimator, check):
     check(estimator)

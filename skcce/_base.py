@@ -228,8 +228,6 @@ feature_names_in_
         self._validate_params()
         model, data = self._open(X, sample_weight)
         objective = self._new_objective(model)
-        if isinstance(self.n_clusters, Integral):
-            objective.check(self.n_clusters)
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
@@ -651,6 +649,9 @@ feature_names_in_
                     )
                     given = features.transform_rows(given)
                 logits = finite_logits(model, given)
+                if found["_tree"] is not None:
+                    fine = finite_logits(found["_tree"].model, given)
+                    found["_tree"].labels = fine.argmax(axis=1)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
         logits = logits / logits.dtype.type(tau)

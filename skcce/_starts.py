@@ -164,12 +164,13 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
     n_clusters, shares = settings.n_clusters, settings.shares
     if tree is None:
         return settings
+    n_leaves = len(tree.sizes)
     if n_clusters == "auto":
         low, high = settings.bounds
-        n_clusters = min(max(tree.n_clusters, low), high, len(tree.sizes))
+        n_clusters = min(max(tree.n_clusters, low), high, n_leaves)
         shares = "given" if shares == "given" else "learn"
-    elif shares == "auto" and n_clusters > len(tree.sizes):
-        shares = "given"
+    elif n_leaves < n_clusters:
+        shares = "given"  # too few distinct rows: of no shares that could be learned
     elif shares == "auto":
         natural = np.sort(tree.shares(tree.n_clusters))
         median = natural[np.searchsorted(natural.cumsum(), 0.5)]

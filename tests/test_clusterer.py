@@ -110,7 +110,9 @@ def test_only_ratios_of_weights_matter(blobs, as_given):
     weight = np.random.RandomState(0).uniform(0.5, 2, size=300).astype(np.float32)
     expected = fit(X, sample_weight=weight.astype(float)).predict_proba(X)
     weight = as_given(weight.astype(float))
-    assert_allclose(fit(X, sample_weight=weight).predict_proba(X), expected, rtol=1e-6)
+    # Eigenvectors of a walk of other last bits differ in more than the last bits.
+    proba = fit(X, sample_weight=weight).predict_proba(X)
+    assert_allclose(proba, expected, rtol=1e-6, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -144,13 +146,16 @@ def test_beats_kmeans_on_digits(digits):
     assert gain > 0.05
 
 
-@pytest.mark.parametrize("parameters", [{"lam": 0.01}, {"prior": "true shares"}])
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"lam": 0.01, "prior": None, "features": None}, {"prior": "true shares"}],
+)
 @pytest.mark.filterwarnings("ignore:Only . of 10 clusters")
 def test_not_worse_than_kmeans_on_a_long_tail(digits, parameters):
     X, y = digits
     rows = np.concatenate([np.flatnonzero(y == k)[: 170 // (k + 1)] for k in range(10)])
     X, y = X[rows], y[rows]
-    if "prior" in parameters:
+    if parameters.get("prior"):
         parameters = {"prior": np.bincount(y)}
     kmeans = KMeans(10, n_init=10, random_state=0).fit(X)
     clusterer = CollisionClusterer(10, random_state=0, **parameters).fit(X)
@@ -159,9 +164,11 @@ def test_not_worse_than_kmeans_on_a_long_tail(digits, parameters):
     )
 
 
-def test_attributes_and_methods_agree(blobs):
+@pytest.mark.parametrize("features", ["auto", None])
+@pytest.mark.parametrize("n_clusters", [4, "auto"])
+def test_attributes_and_methods_agree(blobs, features, n_clusters):
     X, y = blobs
-    clusterer = fit(X)
+    clusterer = fit(X, features=features, n_clusters=n_clusters)
     proba = clusterer.predict_proba(X)
     assert_array_equal(clusterer.labels_, clusterer.predict(X))
     assert_array_equal(clusterer.labels_, proba.argmax(axis=1))
@@ -169,9 +176,15 @@ def test_attributes_and_methods_agree(blobs):
     assert_array_equal(clusterer.transform(X), proba)
     assert_allclose(np.exp(clusterer.predict_log_proba(X)), proba)
     assert_allclose(proba.sum(axis=1), 1)
-    logits = X @ clusterer.coef_.T + clusterer.intercept_
-    assert_allclose(clusterer.decision_function(X), logits, rtol=1e-9, atol=1e-9)
-    assert clusterer.coef_.shape == (4, 5)
+    rows = X if features is None else clusterer.features_.transform(X)
+    units = np.exp(rows @ clusterer.coef_.T + clusterer.intercept_)
+    groups = clusterer.model_.groups_
+    groups = np.arange(4) if groups is None else groups
+    sums = np.stack([units[:, groups == k].sum(axis=1) for k in range(4)], axis=1)
+    assert_allclose(proba, sums / sums.sum(axis=1, keepdims=True), atol=1e-9)
+    assert clusterer.coef_.shape == (len(groups), rows.shape[1])
+    assert clusterer.n_clusters_ == 4
+    assert_allclose(clusterer.prior_.sum(), 1)
     assert clusterer.n_iter_ == len(clusterer.loss_curve_) <= clusterer.max_iter
     assert clusterer.converged_
     assert adjusted_rand_score(y, clusterer.labels_) > 0.9
@@ -179,7 +192,8 @@ def test_attributes_and_methods_agree(blobs):
 
 def test_loss_falls(digits):
     X, _ = digits
-    curve = CollisionClusterer(10, n_init=1, random_state=0).fit(X).loss_curve_
+    clusterer = CollisionClusterer(10, features=None, n_init=1, random_state=0)
+    curve = clusterer.fit(X).loss_curve_
     assert curve[-1] < 0.9 * curve[0]
     assert max(curve[-5:]) < min(curve[:5])
 
@@ -320,7 +334,9 @@ def test_large_lam_gives_the_prior():
 def test_order_of_the_prior_does_not_matter():
     X, y = make_blobs([300, 60, 40], cluster_std=2.0, random_state=1)
     for prior in ([300, 60, 40], [40, 300, 60], [60, 40, 300]):
-        clusterer = CollisionClusterer(3, prior=prior, lam=4.0, random_state=0).fit(X)
+        clusterer = CollisionClusterer(
+            3, prior=prior, features=None, lam=4.0, random_state=0
+        ).fit(X)
         assert adjusted_rand_score(y, clusterer.labels_) > 0.9
         share = np.bincount(clusterer.labels_)
         assert_array_equal(np.argsort(share), np.argsort(prior))
@@ -346,7 +362,7 @@ def test_start_of_least_loss_is_trained_on(blobs, monkeypatch):
     for module in (skcce._base, skcce._starts):
         monkeypatch.setattr(module, "train", spy)
         monkeypatch.setattr(module, "evaluate", next_loss)
-    clusterer = fit(X, n_init=3)
+    clusterer = fit(X, n_neighbors=0, n_init=3)
     assert len(trained) == 4
     assert trained[3] is trained[1]
     assert clusterer.model_ is trained[1]
@@ -546,12 +562,23 @@ class InterruptedModel(LinearSoftmax):
         return super().train_step(X, objective, progress=progress)
 
 
-@pytest.mark.parametrize(("n_init", "at_start"), [(1, 1), (3, 2)])
-def test_interrupt_leaves_a_fitted_estimator(blobs, n_init, at_start):
+@pytest.mark.parametrize(
+    ("n_init", "at_start", "parameters"),
+    [
+        (1, 1, {"prior": None}),
+        (3, 2, {"n_neighbors": 0}),
+        # While the fine clusters of the tree are trained.
+        (3, 1, {}),
+        (3, 1, {"n_clusters": "auto"}),
+    ],
+)
+def test_interrupt_leaves_a_fitted_estimator(blobs, n_init, at_start, parameters):
     X, y = blobs
     InterruptedModel.starts = 0
     with pytest.warns(UserWarning, match="interrupted"):
-        clusterer = fit(X, model=InterruptedModel(at_start), n_init=n_init)
+        clusterer = fit(
+            X, model=InterruptedModel(at_start), n_init=n_init, **parameters
+        )
     assert not clusterer.converged_
     assert_array_equal(clusterer.predict(X), clusterer.labels_)
     assert adjusted_rand_score(y, clusterer.labels_) > 0.5
@@ -588,7 +615,7 @@ def test_a_start_that_overflows_is_not_the_best_one(blobs, monkeypatch):
         return evaluate(*args, **kwargs)
 
     monkeypatch.setattr(skcce._starts, "evaluate", overflow_at_first)
-    clusterer = fit(blobs[0], n_init=2)
+    clusterer = fit(blobs[0], n_neighbors=0, n_init=2)
     assert len(n_calls) == 2
     assert adjusted_rand_score(blobs[1], clusterer.labels_) > 0.9
 
@@ -688,7 +715,7 @@ def test_extreme_units(blobs, factor):
 
 
 def test_verbose_reports_starts_and_epochs(blobs, capsys):
-    clusterer = fit(blobs[0], verbose=2, n_init=2)
+    clusterer = fit(blobs[0], n_neighbors=0, verbose=2, n_init=2)
     output = capsys.readouterr().out
     assert "start 2 of 2: loss" in output
     assert output.count("epoch") == clusterer.n_iter_

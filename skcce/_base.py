@@ -22,6 +22,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skcce._autologging import inner_fits
+from skcce._calibration import temperature
 from skcce._callbacks import CallbackSupportMixin, EpochCallbacks, with_callbacks
 from skcce._data import TrainingData
 from skcce._linear import LinearSoftmax
@@ -32,6 +33,7 @@ from skcce._messages import (
     warn_of_collapse,
 )
 from skcce._model import SoftmaxModel
+from skcce._neighbors import smooth
 from skcce._objective import Objective
 from skcce._outliers import find_outliers
 from skcce._persistence import (
@@ -50,6 +52,7 @@ from skcce._starts import (
     find_starts,
     find_tree,
     join_fine,
+    prefer_tree,
     settle,
 )
 from skcce._threads import single_blas_thread
@@ -235,7 +238,11 @@ converged_, n_features_in_, feature_names_in_
             tree, fine = find_tree(
                 model, data, objective, neighbors, rows, settings, random_state
             )
-            settings = settle(tree, fine, settings)
+            asked, settings = settings, settle(tree, fine, settings)
+            if settings.shares != "learn":
+                starts = find_starts(rows, data, settings, random_state)
+                if asked.shares == "auto" and tree is not None:
+                    settings = prefer_tree(tree, starts, data, settings)
             callbacks = EpochCallbacks(self, X, y, self.max_iter)
             if settings.shares == "learn":
                 model, objective, state = join_fine(
@@ -244,7 +251,6 @@ converged_, n_features_in_, feature_names_in_
             elif checkpoint and checkpoint.exists:
                 model, state = checkpoint.resume(model, random_state)
             else:
-                starts = find_starts(rows, data, settings, random_state)
                 rows = None  # of no more use
                 model, state = best_start(
                     model, data, objective, starts, settings, random_state, self.verbose
@@ -429,7 +435,8 @@ converged_, n_features_in_, feature_names_in_
         if self.features_ is not None:
             with single_blas_thread(), inner_fits():
                 X = self.features_.transform_rows(X)
-        return self.model_.decision_function(X)
+        logits = self.model_.decision_function(X)
+        return logits / logits.dtype.type(self.temperature_)
 
     def score_samples(self, X: ArrayLike) -> NDArray:
         """Return how usual each row is: the lower, the less it belongs anywhere.
@@ -533,7 +540,8 @@ converged_, n_features_in_, feature_names_in_
         # AttributeError, as scikit-learn's: hasattr tells whether there are any.
         if not hasattr(self, "model_"):
             raise AttributeError(f"{name} is available only after fit.")
-        return getattr(self.model_, name)
+        value = getattr(self.model_, name)
+        return value / value.dtype.type(self.temperature_)
 
     def _new_objective(self, model: SoftmaxModel) -> Objective:
         """Return what is minimized."""
@@ -586,7 +594,7 @@ converged_, n_features_in_, feature_names_in_
             warn_of_collapse(state, settings.n_wanted)
             return callbacks.end_epoch(
                 # A copy, because a callback may keep it.
-                lambda: {"model_": copy.deepcopy(model), **found}
+                lambda: {"model_": copy.deepcopy(model), "temperature_": 1.0, **found}
             )
 
         train(
@@ -616,6 +624,10 @@ converged_, n_features_in_, feature_names_in_
             # A copy, as a checkpoint goes on from the predictions of the last epoch.
             final = copy.copy(state)
             logits, loss = evaluate(model, data, objective, final, progress=1.0)
+            tau = 1.0
+            if data.graph is not None:
+                averaged = smooth(data.graph, softmax(logits, axis=1))
+                tau = temperature(logits, averaged, data.weight)
             if data.kept is not None:
                 given = data.given
                 if features is not None:
@@ -629,6 +641,7 @@ converged_, n_features_in_, feature_names_in_
                     found["_tree"].labels = fine.argmax(axis=1)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
+        logits = logits / logits.dtype.type(tau)
         labels = logits.argmax(axis=1)
         if scores is not None:
             found = {**found, "outlier_scores_": scores}
@@ -638,6 +651,7 @@ converged_, n_features_in_, feature_names_in_
         vars(self).update(
             model_=model,
             **found,
+            temperature_=tau,
             labels_=labels,
             probabilities_=softmax(logits, axis=1).max(axis=1),
             loss_=loss,

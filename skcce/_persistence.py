@@ -58,6 +58,7 @@ FITTED = {
     "probabilities_": ("f", 1),
     "loss_": float,
     "n_clusters_": int,
+    "temperature_": float,
     "prior_": ("f", 1),
     **_CURVES,
     **_OF_TABLES,
@@ -192,6 +193,7 @@ def load_fit(
         )
     return {
         "model_": _restored(model, path, record),
+        "temperature_": 1.0,  # of an unfinished run
         "_n_features_out": n_saved,
         **attributes,
     }

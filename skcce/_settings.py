@@ -21,6 +21,8 @@ from skcce._training import Plan, epochs
 _N_FINE, _FINE_PER_CLUSTER, _SAMPLES_PER_FINE = 100, 2, 12
 # "auto" numbers where that of clusters is unknown are those for this many.
 _USUAL_N_CLUSTERS = 8
+# With fewer samples, nothing can be said against neighbors.
+_SAMPLES_TO_DOUBT = 500
 # Starts are told apart by neighbors; without them, each is trained.
 _N_INIT_WITHOUT_NEIGHBORS = 6
 
@@ -32,6 +34,7 @@ class Settings(NamedTuple):
     prior : target shares, or None if they are equal.
     shares : whether the shares are "given", or those of the tree ("learn").
     n_fine : number of fine clusters of the tree; 0 without one.
+    doubts_neighbors : whether they may be left out, if they tell nothing of clusters.
     features : what turns rows into features; None if they are taken as they are.
     in_pairs : whether a batch brings a neighbor of each sample.
     init : "k-means", "random", or labels (n_samples,).
@@ -43,6 +46,7 @@ class Settings(NamedTuple):
     shares: Literal["given", "learn", "auto"]
     n_fine: int
     n_neighbors: int
+    doubts_neighbors: bool
     features: SpectralFeatures | None
     in_pairs: bool
     init: str | NDArray
@@ -141,6 +145,13 @@ def resolve(
         shares,
         n_fine,
         n_neighbors,
+        from_kmeans
+        and estimator.n_neighbors == "auto"
+        and n_samples >= _SAMPLES_TO_DOUBT
+        and bounds[0] == bounds[1] > 1
+        and shares != "learn"
+        and not in_pairs
+        and estimator.contamination is None,
         features,
         in_pairs,
         init,

@@ -36,6 +36,7 @@ from skcce._training import (
     trial,
 )
 from skcce._tree import ClusterTree, collisions, grow
+from skcce._trust import separation_ratio
 
 # With several starts, each is trained for this many epochs, or fewer if they make this
 # many steps, before the best one goes on: by then its loss says about as much about its
@@ -49,11 +50,16 @@ _KMEANS_ROWS = 4096
 # them, if they differ by more than a few samples, are trained.
 _N_REFINEMENTS, _N_CALM = 10, 1e-3
 _N_TRAINED, _SAME = 3, 0.98
+# The tree is preferred to k-means if it says this many times as much about neighbors.
+_CLEARLY = 1.01
 # Epochs of the fine clusters of a tree.
 _FINE_EPOCHS = 10
 # Sizes are unequal if the median sample lives in a cluster this many times as large as
 # an equal share. Unlike a mean, it does not move if a few clusters stay joined.
 _UNEQUAL = 1.5
+# Neighbors are left out if k-means parts them more than this times as often as in a
+# cloud without clusters.
+_MISLEADING = 0.8
 
 
 def embed(
@@ -80,6 +86,10 @@ def embed(
         return data, None, None, projection(data.X)
     neighbors = find_neighbors(data, n_neighbors, random_state)
     rows = neighbors.rows
+    if settings.doubts_neighbors and _MISLEADING < separation_ratio(
+        rows, settings.n_clusters, n_neighbors, random_state
+    ):
+        return data, None, None, rows
     data = replace(data, graph=neighbors.walk, in_pairs=settings.in_pairs)
     if features is not None:
         rows = features.fit_neighbors(neighbors)
@@ -102,7 +112,7 @@ def find_tree(
     The leaves are clusters of equal shares, more than there may be in the end.
     """
     n_fine, plan = settings.n_fine, settings.plan
-    if n_fine == 0:
+    if n_fine == 0 or neighbors is None:
         return None, None
     fine = clone(model)
     fine.initialize(
@@ -204,6 +214,30 @@ def find_starts(
     return _most_informative(refined, data)
 
 
+def information(labels: NDArray, data: TrainingData) -> float:
+    """Return what the cluster of a sample says about that of its neighbor, in nats."""
+    together = collisions(data.graph, labels, data.weight)
+    shares = together.sum(axis=1)
+    return float(rel_entr(together, np.outer(shares, shares)).sum())
+
+
+def prefer_tree(
+    tree: ClusterTree, starts: list[NDArray], data: TrainingData, settings: Settings
+) -> Settings:
+    """Return the settings, with the shares of the tree if its clusters are better.
+
+    They are where a sample says more about its neighbor's cluster than in any start:
+    clusters of a shape that k-means does not find.
+    """
+    n_clusters = settings.n_clusters
+    if n_clusters > len(tree.sizes):
+        return settings
+    joined = information(tree.cut(n_clusters)[tree.labels], data)
+    if joined <= _CLEARLY * max(information(labels, data) for labels in starts):
+        return settings
+    return settings._replace(shares="learn", prior=tree.shares(n_clusters))
+
+
 def _refine(labels: NDArray, data: TrainingData, settings: Settings) -> NDArray:
     """Solve for labels given those of the neighbors, until hardly any one changes."""
     prior = check_prior(settings.prior, settings.n_clusters)
@@ -221,14 +255,10 @@ def _refine(labels: NDArray, data: TrainingData, settings: Settings) -> NDArray:
 
 def _most_informative(starts: list[NDArray], data: TrainingData) -> list[NDArray]:
     """Return the starts in which a sample says most about its neighbor's cluster."""
-
-    def information(labels):
-        together = collisions(data.graph, labels, data.weight)
-        shares = together.sum(axis=1)
-        return rel_entr(together, np.outer(shares, shares)).sum()
-
     best = []
-    for labels in sorted(starts, key=information, reverse=True):
+    for labels in sorted(
+        starts, key=lambda labels: information(labels, data), reverse=True
+    ):
         if all(adjusted_rand_score(labels, other) < _SAME for other in best):
             best.append(labels)
     return best[:_N_TRAINED]

@@ -7,7 +7,9 @@ A file holds `X`, of shape (n_samples, ...), and `y`; or `X_train`, `y_train`, `
 and `y_test`, of which --split chooses. uint8 is divided by 255, and float16 becomes
 float32.
 Every clusterer gets the same array and, of the classes, only their number. Forward is
-CollisionClusterer with divergence="forward".
+CollisionClusterer with divergence="forward". UMAP+KMeans, UMAP+HDBSCAN and EVoC need
+umap-learn and evoc; the last two find a number of their own, and what they leave out is
+one more cluster here.
 """
 
 import argparse
@@ -16,11 +18,17 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from sklearn.cluster import AgglomerativeClustering, KMeans, SpectralClustering
+from sklearn.cluster import (
+    HDBSCAN,
+    AgglomerativeClustering,
+    KMeans,
+    SpectralClustering,
+)
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
-from sklearn.preprocessing import normalize
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, normalize
 from tqdm.auto import tqdm
 
 from skcce import CollisionClusterer
@@ -39,6 +47,21 @@ def gaussian_mixture(n_clusters, seed, n_features):
     return GaussianMixture(n_clusters, covariance_type=kind, random_state=seed)
 
 
+def after_umap(clusterer, seed):
+    """Cluster what UMAP makes of the rows, with the settings that suit clusters."""
+    from umap import UMAP
+
+    return make_pipeline(
+        UMAP(n_components=5, min_dist=0.0, random_state=seed), clusterer
+    )
+
+
+def evoc(seed):
+    from evoc import EVoC
+
+    return make_pipeline(FunctionTransformer(np.float32), EVoC(random_state=seed))
+
+
 METHODS = {
     "KMeans": lambda k, seed, d: KMeans(k, n_init=10, random_state=seed),
     "GaussianMixture": gaussian_mixture,
@@ -53,6 +76,11 @@ METHODS = {
     "Forward": lambda k, seed, d: CollisionClusterer(
         k, divergence="forward", random_state=seed
     ),
+    "UMAP+KMeans": lambda k, seed, d: after_umap(
+        KMeans(k, n_init=10, random_state=seed), seed
+    ),
+    "UMAP+HDBSCAN": lambda k, seed, d: after_umap(HDBSCAN(min_cluster_size=15), seed),
+    "EVoC": lambda k, seed, d: evoc(seed),
 }
 DEFAULT_METHODS = ["KMeans", "GaussianMixture", "Ward", "CollisionClusterer"]
 DETERMINISTIC = {"Ward"}
@@ -116,18 +144,27 @@ def load(path, split):
     return X, y
 
 
+def add_options(parser):
+    """Add what says how a file is read."""
+    parser.add_argument("--split", default="test", choices=["train", "test", "all"])
+    parser.add_argument(
+        "--normalize", action="store_true", help="scale every row to length 1 first"
+    )
+
+
 def parse_and_load(parser):
     """Add an optional path to `parser`; return its arguments and the data, X and y."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("path", type=Path, nargs="?", help="an .npz file with X and y")
-    parser.add_argument("--split", default="test", choices=["train", "test", "all"])
+    add_options(parser)
     args = parser.parse_args()
     if args.path is None:
         return args, *load_digits(return_X_y=True)
     loaded = load(args.path, args.split)
     if loaded is None:
         parser.error(f"{args.path} has no X and y")
-    return args, *loaded
+    X, y = loaded
+    return args, normalize(X) if args.normalize else X, y
 
 
 def main():
@@ -135,7 +172,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("path", type=Path, help="an .npz file, or a folder of them")
-    parser.add_argument("--split", default="test", choices=["train", "test", "all"])
+    add_options(parser)
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -145,9 +182,6 @@ def main():
         help=f"of {', '.join(METHODS)}",
     )
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
-    parser.add_argument(
-        "--normalize", action="store_true", help="scale every row to length 1 first"
-    )
     args = parser.parse_args()
     if not args.path.exists():
         parser.error(f"{args.path} does not exist")

@@ -10,7 +10,6 @@ import argparse
 
 import numpy as np
 from compare_on import SCORES, parse_and_load
-from sklearn.preprocessing import normalize
 from tqdm.auto import tqdm
 
 from skcce.methods import Collision, SoftmaxClusterer
@@ -20,9 +19,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, nargs="+", default=[1, 2, 5, 10, 50])
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
-    parser.add_argument("--normalize", action="store_true", help="rows of length 1")
     args, X, y = parse_and_load(parser)
-    X = normalize(X) if args.normalize else X
     n_clusters = len(np.unique(y))
     print(f"{'EM iterations':14}" + "".join(f"{name + ' %':>14}" for name in SCORES))
     for em_iter in tqdm(args.iterations, leave=False):

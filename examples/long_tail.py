@@ -1,10 +1,11 @@
-"""Clusters of very different sizes: what lam and prior do.
+"""Clusters of very different sizes: what the tree, lam and prior do.
 
     python examples/long_tail.py               (the digits of scikit-learn)
-    python examples/long_tail.py data.npz
+    python examples/long_tail.py data.npz --normalize
 
 Thins the classes out, so that the largest is --ratio times the smallest, five times in
-another order, and prints mean scores. The true shares are only known to the last row.
+another order, and prints mean scores. The number of clusters is known; the true shares
+are only known to the last row.
 """
 
 import argparse
@@ -47,20 +48,21 @@ def main():
             "KMeans": KMeans(k, n_init=10, random_state=seed),
             "CollisionClusterer": CollisionClusterer(k, random_state=seed),
         }
-        for lam in (0.1, 0.01):
-            clusterers[f"  lam={lam}"] = CollisionClusterer(
-                k, lam=lam, random_state=seed
-            )
-        clusterers["  prior=true shares"] = CollisionClusterer(
-            k, prior=shares, random_state=seed
-        )
+        settings = {
+            "prior=None": {"prior": None},
+            "prior=None, lam=0.1": {"prior": None, "lam": 0.1},
+            "prior=None, lam=0.01": {"prior": None, "lam": 0.01},
+            "prior=true shares": {"prior": shares},
+        }
+        for name, values in settings.items():
+            clusterers[f"  {name}"] = CollisionClusterer(k, random_state=seed, **values)
         for name, clusterer in clusterers.items():
             labels = clusterer.fit_predict(subset)
             scores = [100 * score(classes, labels) for score in SCORES.values()]
             rows.setdefault(name, []).append(scores)
-    print(f"{'':20}" + "".join(f"{name + ' %':>8}" for name in SCORES))
+    print(f"{'':24}" + "".join(f"{name + ' %':>8}" for name in SCORES))
     for name, scores in rows.items():
-        print(f"{name:20}" + "".join(f"{s:8.1f}" for s in np.mean(scores, axis=0)))
+        print(f"{name:24}" + "".join(f"{s:8.1f}" for s in np.mean(scores, axis=0)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ petals, of sky, of dark background, and of houses and trees.
 
 The network has random weights, so that this page builds without a download. They tell
 colors and textures apart, no more, and some patches are in odd company: petals among
-roofs.
+trees.
 """  # noqa: D205, D400
 
 # %%

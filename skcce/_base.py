@@ -47,6 +47,7 @@ from skcce._pseudo_labels import check_prior
 from skcce._settings import Settings, number_and_bounds, resolve
 from skcce._spectral import SpectralFeatures
 from skcce._starts import (
+    asking_for,
     best_start,
     embed,
     find_starts,
@@ -54,6 +55,7 @@ from skcce._starts import (
     join_fine,
     prefer_tree,
     settle,
+    with_shares_of,
 )
 from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
@@ -78,7 +80,8 @@ class SoftmaxClusterer(
     Parameters
     ----------
     n_clusters : int, "auto" or pair of int, default=8
-        Number of clusters, as that of :class:`skcce.CollisionClusterer`.
+        Number of clusters, as that of :class:`skcce.CollisionClusterer`. "auto" takes
+        the clusters of a tree; a number is trained for.
     objective : Objective
         What is minimized, such as :class:`skcce.methods.MutualInformation`.
     model, features, n_neighbors, init, n_init, max_iter, batch_size, tol, checkpoint, \
@@ -87,8 +90,9 @@ random_state, verbose
 
     Attributes
     ----------
-    labels_, probabilities_, model_, loss_, loss_curve_, share_curve_, n_iter_, \
-converged_, n_features_in_, feature_names_in_
+    labels_, probabilities_, model_, n_clusters_, prior_, features_, tree_, coef_, \
+intercept_, loss_, loss_curve_, share_curve_, n_iter_, converged_, n_features_in_, \
+feature_names_in_
         As those of :class:`skcce.CollisionClusterer`; `loss_` is the value of
         `objective`.
 
@@ -229,28 +233,45 @@ converged_, n_features_in_, feature_names_in_
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
-            checkpoint = Checkpoint(self.checkpoint, self, model, data)
+            checkpoint = Checkpoint(self.checkpoint, self, model, data, settings)
+        resumes = checkpoint is not None and checkpoint.exists
+        if resumes:
+            settings = checkpoint.settings(settings)
         random_state = check_random_state(self.random_state)
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
         with single_blas_thread():
             data, neighbors, features, rows = embed(data, settings, random_state)
-            tree, fine = find_tree(
-                model, data, objective, neighbors, rows, settings, random_state
-            )
-            asked, settings = settings, settle(tree, fine, settings)
-            if settings.shares != "learn":
+            if resumes:
+                tree, fine = checkpoint.tree, None
+            else:
+                tree, fine = find_tree(
+                    model,
+                    data,
+                    objective,
+                    features,
+                    neighbors,
+                    rows,
+                    settings,
+                    random_state,
+                    self.verbose,
+                )
+            asked, settings = settings, settle(tree, settings)
+            is_over = fine is not None and fine.interrupted
+            if resumes:
+                model, state = checkpoint.resume(settings.n_clusters, random_state)
+                if getattr(model, "groups_", None) is not None:
+                    settings = with_shares_of(tree, settings)
+            elif settings.shares != "learn" and not is_over:
                 starts = find_starts(rows, data, settings, random_state)
                 if asked.shares == "auto" and tree is not None:
                     settings = prefer_tree(tree, starts, data, settings)
-            callbacks = EpochCallbacks(self, X, y, self.max_iter)
             if settings.shares == "learn":
-                model, objective, state = join_fine(
-                    tree, fine, objective, data, settings
-                )
-            elif checkpoint and checkpoint.exists:
-                model, state = checkpoint.resume(model, random_state)
-            else:
+                objective = asking_for(settings.prior, objective)
+            callbacks = EpochCallbacks(self, X, y, self.max_iter)
+            if not resumes and (settings.shares == "learn" or is_over):
+                model, state = join_fine(tree, fine, data, settings.n_clusters)
+            elif not resumes:
                 rows = None  # of no more use
                 model, state = best_start(
                     model, data, objective, starts, settings, random_state, self.verbose
@@ -306,7 +327,7 @@ converged_, n_features_in_, feature_names_in_
         check_is_fitted(self, "model_")
         tree, cut = self.tree_, copy.copy(self)
         labels = tree.cut(n_clusters)[tree.labels]
-        labels[self.labels_ < 0] = -1  # belong nowhere
+        labels[getattr(self, "labels_", labels) < 0] = -1  # not if it is unfinished
         cut.n_clusters = n_clusters
         vars(cut).pop("probabilities_", None)
         vars(cut).update(
@@ -523,12 +544,12 @@ converged_, n_features_in_, feature_names_in_
 
     @property
     def coef_(self) -> NDArray:
-        """Weights of a linear model, shape (n_clusters, n_features)."""
+        """Weights of a linear model, shape (n_units, n_features_out)."""
         return self._fitted("coef_")
 
     @property
     def intercept_(self) -> NDArray:
-        """Intercepts of a linear model, shape (n_clusters,)."""
+        """Intercepts of a linear model, shape (n_units,)."""
         return self._fitted("intercept_")
 
     def __sklearn_tags__(self) -> Tags:

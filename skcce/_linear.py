@@ -182,14 +182,15 @@ class LinearSoftmax(SoftmaxModel):
 
     def set_state(self, state: Mapping[str, Any]) -> Self:
         self._validate_params()
-        self._weights = [_native(state["weights"]), _native(state["intercept"])]
-        self._mean = _native(state["mean"])
+        self._weights = [native(state["weights"]), native(state["intercept"])]
+        self._mean = native(state["mean"])
         self._scale = self._mean.dtype.type(state["scale"])
-        self.groups_ = state.get("groups")
+        groups = state["groups"]
+        self.groups_ = None if groups is None else native(groups)
         self._reset_optimizer()
         if "optimizer" in state:
             moments = state["optimizer"]["moments"]
-            self._moments = [tuple(map(_native, pair)) for pair in moments]
+            self._moments = [tuple(map(native, pair)) for pair in moments]
             self._n_steps = state["optimizer"]["n_steps"]
         arrays = [*self._weights, self._mean, *chain(*self._moments)]
         shape = n_clusters, n_features = self._weights[0].shape
@@ -198,6 +199,7 @@ class LinearSoftmax(SoftmaxModel):
             [array.shape for array in arrays] != shapes + 2 * [(n_clusters,)]
             or {array.dtype for array in arrays} - {self._mean.dtype}
             or self._mean.dtype not in (np.float32, np.float64)
+            or not all(np.isfinite(array).all() for array in arrays[:3])
             or not 0 < self._scale < np.inf
             or not (isinstance(self._n_steps, Integral) and self._n_steps >= 0)
             or not (self.groups_ is None or _is_partition(self.groups_, shape[0]))
@@ -258,10 +260,14 @@ class LinearSoftmax(SoftmaxModel):
 def _is_partition(groups: NDArray, n_units: int) -> bool:
     """Whether every unit has a cluster, and every cluster a unit."""
     numbers = np.unique(groups)
-    return groups.shape == (n_units,) and (numbers == np.arange(len(numbers))).all()
+    return (
+        groups.dtype.kind == "i"
+        and groups.shape == (n_units,)
+        and np.array_equal(numbers, np.arange(len(numbers)))
+    )
 
 
-def _native(array: NDArray) -> NDArray:
+def native(array: NDArray) -> NDArray:
     """Return a copy in the byte order of this machine."""
     return np.array(array, dtype=array.dtype.newbyteorder("="))
 

@@ -88,11 +88,18 @@ class Neighbors(NamedTuple):
 
 
 def find_neighbors(
-    data: TrainingData, n_neighbors: int, random_state: np.random.RandomState
+    data: TrainingData,
+    n_neighbors: int,
+    random_state: np.random.RandomState | None,
+    projection: Projection | None = None,
 ) -> Neighbors:
-    """Return the nearest neighbors of every sample, and the walk along them."""
+    """Return the nearest neighbors of every sample, and the walk along them.
+
+    A `projection` that is known needs no random numbers.
+    """
     with inner_fits():
-        projection = principal_projection(data.X, random_state, data.weight)
+        if projection is None:
+            projection = principal_projection(data.X, random_state, data.weight)
         rows = projection(data.X)
         distances, around = search(neighbor_index(rows, n_neighbors), rows)
     distances, nearest = without_itself(distances, around)

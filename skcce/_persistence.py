@@ -26,8 +26,10 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import gen_batches
 
 from skcce._data import TrainingData
+from skcce._linear import native
 from skcce._model import SoftmaxModel
 from skcce._outliers import Surroundings
+from skcce._settings import Settings
 from skcce._spectral import SpectralFeatures
 from skcce._training import TrainingState
 from skcce._tree import ClusterTree
@@ -45,7 +47,9 @@ _MAY_CHANGE = frozenset({"max_iter", "tol", "verbose", "checkpoint"})
 # What a file holds of a fit that is unfinished, of one that is over, of the run that it
 # belongs to, and of its generator; and of which kind it is: a type, a list of one, or
 # an array of a dtype's kind and a number of dimensions.
-_CURVES = {
+_UNFINISHED = {
+    "n_clusters_": int,
+    "prior_": ("f", 1),
     "loss_curve_": [float],
     "share_curve_": ("f", 2),
     "n_iter_": int,
@@ -53,14 +57,13 @@ _CURVES = {
 }
 _OF_TABLES = {"n_features_in_": int, "feature_names_in_": [str]}
 _OF_OUTLIERS = {"outlier_scores_": ("f", 1)}
+_NOT_OF_A_CUT = {"probabilities_", "loss_"}
 FITTED = {
     "labels_": ("i", 1),
     "probabilities_": ("f", 1),
     "loss_": float,
-    "n_clusters_": int,
     "temperature_": float,
-    "prior_": ("f", 1),
-    **_CURVES,
+    **_UNFINISHED,
     **_OF_TABLES,
     **_OF_OUTLIERS,
 }
@@ -70,6 +73,7 @@ _SURROUNDINGS = {
     "spread": ("f", 1),
     "threshold": float,
 }
+_KNOWN_BEFORE = ("n_clusters_", "prior_")
 _TRAINING = {"proba": ("f", 2), "n_calm": int}
 _GENERATOR = {"bit_generator": str, "state": dict, "has_gauss": int, "gauss": float}
 _MERSENNE_TWISTER = {"key": ("u", 1), "pos": int}
@@ -88,9 +92,11 @@ class Checkpoint:
         estimator: BaseEstimator,
         model: SoftmaxModel,
         data: TrainingData,
+        settings: Settings,
     ):
         self._path = _locate(path)
         self._record = None
+        self.features, self.tree = None, None
         if not self._path.parent.is_dir():
             raise ValueError(
                 f"checkpoint={str(path)!r}: there is no folder "
@@ -111,14 +117,42 @@ class Checkpoint:
                     raise ValueError(
                         f"its predictions are not those of {data.n_samples} samples"
                     )
+            self._model = _restored(model, self._path, self._record)
+            with _damage_is_an_error(self._path):
+                found = _found_of(self._record, self._model)
+                self.features, self.tree = found["features_"], found["_tree"]
+                if not self._fits(data, settings):
+                    raise ValueError("its parts are not those of this run")
 
     @property
     def exists(self) -> bool:
         """Whether there is a first part to resume from."""
         return self._record is not None
 
+    def settings(self, settings: Settings) -> Settings:
+        """Return the settings with what the first part of the run has found."""
+        if settings.features is None:
+            return settings
+        if self.features is None:  # neighbors were left out
+            return settings._replace(n_neighbors=0, features=None, n_fine=0)
+        return settings._replace(features=self.features, doubts_neighbors=False)
+
+    def _fits(self, data: TrainingData, settings: Settings) -> bool:
+        """Whether features and tree are such as the run has."""
+        parts = self.features is not None, self.tree is not None
+        wanted = settings.features is not None, settings.n_fine > 0
+        are_left_out = settings.doubts_neighbors and not any(parts)
+        return (
+            (parts == wanted or are_left_out)
+            and (self.tree is None or len(self.tree.labels) == len(data.given))
+            and (
+                self.features is None
+                or len(self._record["features"]["rows"]) == data.n_samples
+            )
+        )
+
     def resume(
-        self, model: SoftmaxModel, random_state: np.random.RandomState
+        self, n_clusters: int, random_state: np.random.RandomState
     ) -> tuple[SoftmaxModel, TrainingState]:
         """Return model and training as they were in the file."""
         # A copy, because it may be the global one.
@@ -129,9 +163,13 @@ class Checkpoint:
             # numpy would read whatever is in memory there.
             if state["key"].shape != (624,) or not 0 <= state["pos"] <= 624:
                 raise ValueError("its random state is none")
+            if self._training.proba.shape[1] != n_clusters:
+                raise ValueError(
+                    f"its predictions are not those of {n_clusters} clusters"
+                )
             random_state.set_state(generator)
         self._training.random_state = random_state
-        return _restored(model, self._path, self._record), self._training
+        return self._model, self._training
 
     def write(
         self,
@@ -141,13 +179,14 @@ class Checkpoint:
     ) -> None:
         """Write what the run needs to go on; at its end, also what was found.
 
-        found : the features and the tree, which predictions need, too.
+        found : what is known before the training, such as the features and the tree.
         """
+        fitted = {**curves(training), **{name: found[name] for name in _KNOWN_BEFORE}}
         record = {
             "run": self._run,
             "random_state": training.random_state.get_state(legacy=False),
             "training": {name: getattr(training, name) for name in _TRAINING},
-            "fitted": _attributes_of(estimator) if estimator else curves(training),
+            "fitted": _attributes_of(estimator) if estimator else fitted,
             **_parts_of(found),
             "model": training.model_state,
             "model_class": self._model_class,
@@ -179,23 +218,20 @@ def load_fit(
     record = read_record(path)
     with _damage_is_an_error(path):
         attributes = _fitted_of(record)
-        features, tree = record["features"], record["tree"]
-        attributes["features_"] = features and SpectralFeatures().set_state(features)
-        attributes["_tree"] = tree and ClusterTree.from_state(tree)
-        surroundings = record["surroundings"]
-        attributes["_surroundings"] = surroundings and Surroundings(
-            **_checked(surroundings, _SURROUNDINGS)
-        )
-    n_saved = attributes["share_curve_"].shape[1]
+    n_saved = attributes["n_clusters_"]
     if isinstance(n_clusters, Integral) and n_saved != n_clusters:
         raise ValueError(
             f"{str(path)!r} holds {n_saved} clusters, not n_clusters={n_clusters}."
         )
+    model = _restored(model, path, record)
+    with _damage_is_an_error(path):
+        found = _found_of(record, model)
     return {
-        "model_": _restored(model, path, record),
+        "model_": model,
         "temperature_": 1.0,  # of an unfinished run
         "_n_features_out": n_saved,
         **attributes,
+        **found,
     }
 
 
@@ -205,6 +241,49 @@ def _parts_of(found: Mapping[str, Any]) -> dict[str, Any]:
     states = {name: part and part.get_state() for name, part in parts.items()}
     surroundings = found["_surroundings"]
     return states | {"surroundings": surroundings and surroundings._asdict()}
+
+
+def _found_of(record: Mapping[str, Any], model: SoftmaxModel) -> dict[str, Any]:
+    """Return features, tree and surroundings of a file, if they fit together.
+
+    `model` is the one that the file holds.
+    """
+    fitted = record["fitted"]
+    features, tree = record["features"], record["tree"]
+    surroundings = record["surroundings"]
+    width = fitted.get("n_features_in_")
+    if features is not None:
+        n_rows = len(features["rows"])
+        features = SpectralFeatures().set_state(features)
+        if width not in (None, features.n_features_in_):
+            raise ValueError("its features are those of other rows")
+        width = len(features.get_feature_names_out())
+    if (surroundings is None) != (features is None):
+        raise ValueError("there is only one of features and surroundings")
+    if surroundings is not None:
+        surroundings = _checked(surroundings, _SURROUNDINGS)
+        names = ("around", "median", "spread")
+        around, median, spread = arrays = [native(surroundings[name]) for name in names]
+        threshold = surroundings["threshold"]
+        if not (
+            [array.shape for array in arrays] == [(n_rows, 2), (3,), (3,)]
+            and all(np.isfinite(array).all() for array in arrays)
+            and (spread >= 0).all()
+            and threshold == threshold
+        ):
+            raise ValueError("its surroundings are not those of its features")
+        surroundings = Surroundings(around, median, spread, threshold)
+    models = {fitted["n_clusters_"]: model}
+    if tree is not None:
+        tree = ClusterTree.from_state(tree, model)
+        if len(fitted.get("labels_", tree.labels)) != len(tree.labels):
+            raise ValueError("its tree is that of other samples")
+        models[len(tree.sizes)] = tree.model
+    if width is not None and hasattr(model, "coef_"):
+        for n_outputs, part in models.items():
+            if part.decision_function(np.zeros((1, width))).shape != (1, n_outputs):
+                raise ValueError("its model has another number of clusters")
+    return {"features_": features, "_tree": tree, "_surroundings": surroundings}
 
 
 def _attributes_of(estimator: BaseEstimator) -> dict[str, Any]:
@@ -342,7 +421,12 @@ def decode(text: str | bytes, arrays: Mapping[str, NDArray]) -> Any:
 def _training_of(record: Mapping[str, Any]) -> TrainingState:
     training, fitted = _checked(record["training"], _TRAINING), _fitted_of(record)
     n_clusters = training["proba"].shape[1]
-    if fitted["share_curve_"].shape[1] != n_clusters or training["n_calm"] < 0:
+    is_cut = "labels_" in fitted and "probabilities_" not in fitted
+    if (
+        fitted["share_curve_"].shape[1] != n_clusters
+        or is_cut
+        or training["n_calm"] < 0
+    ):
         raise ValueError("its parts do not fit together")
     return TrainingState(
         **training,
@@ -354,12 +438,22 @@ def _training_of(record: Mapping[str, Any]) -> TrainingState:
 
 def _fitted_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of a fit, or of an unfinished one, and no others."""
-    kinds = FITTED if "labels_" in record["fitted"] else _CURVES
-    fitted = _checked(record["fitted"], kinds, optional=_OF_TABLES | _OF_OUTLIERS)
-    n_epochs, n_clusters = fitted["share_curve_"].shape
+    is_finished = "labels_" in record["fitted"]
+    kinds = FITTED if is_finished else {**_UNFINISHED, **_OF_TABLES}
+    optional = {*_OF_TABLES, *_OF_OUTLIERS, *_NOT_OF_A_CUT}
+    fitted = _checked(record["fitted"], kinds, optional)
+    is_cut = is_finished and "probabilities_" not in fitted
+    n_clusters, (n_epochs, n_trained) = (
+        fitted["n_clusters_"],
+        fitted["share_curve_"].shape,
+    )
     labels, names = fitted.get("labels_", []), fitted.get("feature_names_in_", [])
     if not (
         len(labels) == len(fitted.get("probabilities_", labels))
+        and len(labels) == len(fitted.get("outlier_scores_", labels))
+        and len(fitted["prior_"]) == n_clusters
+        and (is_cut or n_trained == n_clusters)
+        and 0 < fitted.get("temperature_", 1.0) < np.inf
         and np.isin(labels, np.arange(-1, n_clusters)).all()
         and len(fitted["loss_curve_"]) == fitted["n_iter_"] == n_epochs
         and len(names) in (0, fitted.get("n_features_in_", 0))
@@ -377,6 +471,8 @@ def _checked(
     for name, value in values.items():
         if name not in kinds or not _is_of_kind(value, kinds[name]):
             raise ValueError(f"{name!r} is not what it should be")
+        if isinstance(value, np.ndarray):
+            values[name] = native(value)
     missing = kinds.keys() - values.keys() - {*optional}
     if missing:
         raise ValueError(f"there is no {sorted(missing)}")

@@ -36,6 +36,7 @@ class Settings(NamedTuple):
     n_fine : number of fine clusters of the tree; 0 without one.
     doubts_neighbors : whether they may be left out, if they tell nothing of clusters.
     features : what turns rows into features; None if they are taken as they are.
+        They are fitted already in a run that goes on.
     in_pairs : whether a batch brings a neighbor of each sample.
     init : "k-means", "random", or labels (n_samples,).
     """

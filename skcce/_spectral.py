@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skcce._autologging import inner_fits
 from skcce._data import TrainingData
+from skcce._linear import native
 from skcce._neighbors import (
     N_STEPS,
     SHORTEST,
@@ -162,9 +163,17 @@ class SpectralFeatures(
         self._n_neighbors = n_neighbors
         self._index = neighbor_index(self._rows, n_neighbors)
         self._n_features_out = self._rows.shape[1] + self._vectors.shape[1]
+        self.n_features_in_ = len(neighbors.projection.mean)
         coordinates = self._directions(neighbors.around)
         self._center, self._unit = row_scale(coordinates)
         return np.hstack([self._rows, (coordinates - self._center) / self._unit])
+
+    def neighbors_of(self, data: TrainingData) -> tuple[Neighbors, NDArray]:
+        """Return neighbors and features of the training data, found anew."""
+        neighbors = find_neighbors(data, self._n_neighbors, None, self._projection)
+        coordinates = self._directions(neighbors.around)
+        features = (coordinates - self._center) / self._unit
+        return neighbors, np.hstack([neighbors.rows, features])
 
     def transform(self, X: ArrayLike) -> NDArray:
         """Return the features of rows, of the training data or new.
@@ -226,33 +235,42 @@ class SpectralFeatures(
 
     def set_state(self, state: Mapping[str, Any]) -> Self:
         """Go back to what `get_state` returned; raise ValueError if it is no state."""
-        rows, vectors = state["rows"], state["vectors"]
-        dtype, n_vectors = rows.dtype, len(state["eigenvalues"])
+        names = ("rows", "vectors", "mean", "attraction", "center")
+        rows, vectors, mean, attraction, center = (native(state[n]) for n in names)
+        eigenvalues, n_neighbors = native(state["eigenvalues"]), state["n_neighbors"]
         components = state.get("components")
-        arrays = [state[name] for name in ("mean", "attraction", "center")]
-        width = len(state["mean"]) if components is None else len(components)
+        components = None if components is None else native(components)
+        arrays = [rows, vectors, mean, attraction, center]
+        arrays += [] if components is None else [components]
+        dtype, n_samples, n_vectors = rows.dtype, len(rows), len(eigenvalues)
+        scale, unit = dtype.type(state["scale"]), dtype.type(state["unit"])
+        width = len(mean) if components is None else len(components)
         if (
-            {array.dtype for array in [*arrays, vectors]} != {dtype}
-            or dtype not in (np.float32, np.float64)
-            or rows.ndim != 2
-            or rows.shape[1] != width
-            or vectors.shape != (len(rows), n_vectors)
-            or state["attraction"].shape != (len(rows),)
-            or state["center"].shape != (n_vectors,)
-            or (components is not None and components.shape[1:] != state["mean"].shape)
-            or not (state["scale"] > 0 and state["unit"] > 0)
-            or not 0 < state["n_neighbors"] < len(rows)
+            dtype not in (np.float32, np.float64)
+            or {array.dtype for array in arrays} != {dtype}
+            or eigenvalues.dtype != np.float64
+            or not all(np.isfinite(array).all() for array in [*arrays, eigenvalues])
+            or mean.ndim != 1
+            or (components is not None and components.shape != (width, len(mean)))
+            or rows.shape != (n_samples, width)
+            or eigenvalues.shape != (n_vectors,)
+            or n_vectors == 0
+            or vectors.shape != (n_samples, n_vectors)
+            or center.shape != (n_vectors,)
+            or attraction.shape != (n_samples,)
+            or not (attraction > 0).all()
+            or {type(state[name]) for name in ("scale", "unit")} != {float}
+            or not (0 < scale < np.inf and 0 < unit < np.inf)
+            or type(n_neighbors) is not int
+            or not 0 < n_neighbors < n_samples
         ):
             raise ValueError("the parts of the features do not fit together")
-        self._projection = Projection(
-            state["mean"], dtype.type(state["scale"]), components
-        )
-        self._rows, self._vectors = rows, vectors
-        self._attraction, self._center = state["attraction"], state["center"]
-        self._unit, self._n_neighbors = dtype.type(state["unit"]), state["n_neighbors"]
-        self.eigenvalues_ = state["eigenvalues"]
-        self._index = neighbor_index(rows, self._n_neighbors)
-        self._n_features_out = width + n_vectors
+        self._projection = Projection(mean, scale, components)
+        self._rows, self._vectors, self._attraction = rows, vectors, attraction
+        self._center, self._unit, self._n_neighbors = center, unit, n_neighbors
+        self.eigenvalues_ = eigenvalues
+        self._index = neighbor_index(rows, n_neighbors)
+        self.n_features_in_, self._n_features_out = len(mean), width + n_vectors
         return self
 
     def __sklearn_tags__(self) -> Tags:

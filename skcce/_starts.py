@@ -84,15 +84,20 @@ def embed(
         with inner_fits():
             projection = principal_projection(data.X, random_state, data.weight)
         return data, None, None, projection(data.X)
-    neighbors = find_neighbors(data, n_neighbors, random_state)
-    rows = neighbors.rows
-    if settings.doubts_neighbors and _MISLEADING < separation_ratio(
-        rows, settings.n_clusters, n_neighbors, random_state
-    ):
-        return data, None, None, rows
+    if hasattr(features, "eigenvalues_"):  # those of a run that goes on
+        neighbors, rows = features.neighbors_of(data)
+    else:
+        neighbors = find_neighbors(data, n_neighbors, random_state)
+        rows = neighbors.rows
+        # Always the same cloud, so that a run that goes on comes to the same end.
+        if settings.doubts_neighbors and _MISLEADING < separation_ratio(
+            rows, settings.n_clusters, n_neighbors, np.random.RandomState(0)
+        ):
+            return data, None, None, rows
+        if features is not None:
+            rows = features.fit_neighbors(neighbors)
     data = replace(data, graph=neighbors.walk, in_pairs=settings.in_pairs)
     if features is not None:
-        rows = features.fit_neighbors(neighbors)
         data = replace(data, X=rows)
     rows = smooth(neighbors.walk, rows) if settings.uses_kmeans else None
     return data, neighbors, features, rows
@@ -102,10 +107,12 @@ def find_tree(
     model: SoftmaxModel,
     data: TrainingData,
     objective: Objective,
+    features: SpectralFeatures | None,
     neighbors: Neighbors | None,
     rows: NDArray | None,
     settings: Settings,
     random_state: np.random.RandomState,
+    verbose: int,
 ) -> tuple[ClusterTree | None, TrainingState | None]:
     """Return the tree of clusters, if one is asked for, and how its leaves were found.
 
@@ -130,17 +137,27 @@ def find_tree(
         objective,
         epochs(max(plan.batch_size, n_fine), n_epochs, plan.tol),
         state,
+        verbose=min(verbose, 1),
+        title="fine clusters, ",
     )
-    if state.error:
-        raise ValueError(advice(state.error, state.n_iter + 1)) from state.error
-    labels = finite_logits(fine, data.X).argmax(axis=1)
+    try:
+        if state.error:
+            raise state.error
+        labels = finite_logits(fine, data.X).argmax(axis=1)
+    except FloatingPointError as error:
+        raise ValueError(advice(error, state.n_iter + bool(state.error))) from error
     tree = grow(fine, labels, neighbors.walk, neighbors.distances, data.weight)
+    if data.kept is not None:
+        given = data.given
+        if features is not None:
+            given = features.transform_rows(given)
+        tree.labels = tree.model.decision_function(given).argmax(axis=1)
+    if verbose > 1:
+        print(f"tree: {len(tree.sizes)} fine clusters, {tree.n_clusters} natural ones")
     return tree, state
 
 
-def settle(
-    tree: ClusterTree | None, fine: TrainingState | None, settings: Settings
-) -> Settings:
+def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
     """Return the settings, with what the tree tells about number and shares.
 
     Afterwards, the shares are either given or learned. Nearly equal ones are taken as
@@ -154,10 +171,8 @@ def settle(
         low, high = settings.bounds
         n_clusters = min(max(tree.n_clusters, low), high, n_leaves)
         shares = "given" if shares == "given" else "learn"
-    elif n_leaves < n_clusters:
+    elif n_clusters > n_leaves:
         shares = "given"  # too few distinct rows: of no shares that could be learned
-    elif fine.interrupted:
-        shares = "learn"  # all that there is
     elif shares == "auto":
         natural = np.sort(tree.shares(tree.n_clusters))
         median = natural[np.searchsorted(natural.cumsum(), 0.5)]
@@ -166,19 +181,23 @@ def settle(
     return settings._replace(n_clusters=n_clusters, shares=shares, prior=prior)
 
 
+def asking_for(prior: NDArray, objective: Objective) -> Objective:
+    """Return an objective that asks for these shares, if it asks for any."""
+    if "prior" not in objective.get_params(deep=False):
+        return objective
+    return clone(objective).set_params(prior=prior)
+
+
 def join_fine(
     tree: ClusterTree,
     fine: TrainingState,
-    objective: Objective,
     data: TrainingData,
-    settings: Settings,
-) -> tuple[SoftmaxModel, Objective, TrainingState]:
-    """Return the joined model, what asks for its shares, and how it was trained."""
-    n_clusters = settings.n_clusters
+    n_clusters: int,
+) -> tuple[SoftmaxModel, TrainingState]:
+    """Return the joined model, and how it was trained."""
     model, groups = tree.joined(n_clusters), tree.cut(n_clusters)
-    if "prior" in objective.get_params(deep=False):
-        objective = clone(objective).set_params(prior=settings.prior)
-    curve = np.reshape(fine.share_curve, (fine.n_iter, -1))[:, tree.units]
+    curve = np.reshape(fine.share_curve, (fine.n_iter, fine.proba.shape[1]))
+    curve = curve[:, tree.units]
     member = np.eye(n_clusters)[groups]
     curve = curve @ member
     state = replace(
@@ -188,7 +207,7 @@ def join_fine(
         n_calm=1,
         model_state=model.get_state(),
     )
-    return model, objective, state
+    return model, state
 
 
 def find_starts(
@@ -235,7 +254,12 @@ def prefer_tree(
     joined = information(tree.cut(n_clusters)[tree.labels], data)
     if joined <= _CLEARLY * max(information(labels, data) for labels in starts):
         return settings
-    return settings._replace(shares="learn", prior=tree.shares(n_clusters))
+    return with_shares_of(tree, settings)
+
+
+def with_shares_of(tree: ClusterTree, settings: Settings) -> Settings:
+    """Return the settings, with the shares that the tree has at their number."""
+    return settings._replace(shares="learn", prior=tree.shares(settings.n_clusters))
 
 
 def _refine(labels: NDArray, data: TrainingData, settings: Settings) -> NDArray:

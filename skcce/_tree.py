@@ -7,11 +7,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import is_valid_linkage
 from scipy.sparse import csr_array
 from scipy.special import gammaln
+from sklearn.base import clone
 
-from skcce._linear import LinearSoftmax
+from skcce._linear import LinearSoftmax, native
 
 __all__ = ["ClusterTree"]
 
@@ -110,22 +110,30 @@ class ClusterTree:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Return the tree of a state; raise ValueError if it is none."""
-        linkage, labels = state["linkage"], state["labels"]
-        model = LinearSoftmax().set_state(state["model"])
-        n_leaves = len(linkage) + 1
+    def from_state(cls, state: Mapping[str, Any], model: LinearSoftmax) -> Self:
+        """Return the tree of a state; raise ValueError if it is none.
+
+        `model` has the parameters of that of the fine clusters.
+        """
+        names = ("linkage", "labels", "sizes")
+        linkage, labels, sizes = (native(state[name]) for name in names)
+        n_clusters, n_leaves = state["n_clusters"], len(linkage) + 1
+        model = clone(model).set_state(state["model"])
         if (
-            linkage.shape != (n_leaves - 1, 4)
+            not is_linkage(linkage)
+            or labels.dtype.kind != "i"
             or labels.ndim != 1
-            or state["sizes"].shape != (n_leaves,)
             or not np.isin(labels, np.arange(n_leaves)).all()
+            or sizes.dtype != np.float64
+            or sizes.shape != (n_leaves,)
+            or not (np.isfinite(sizes).all() and (sizes > 0).all())
+            or type(n_clusters) is not int
+            or not 1 <= n_clusters <= n_leaves
+            or model.groups_ is not None
             or len(model.coef_) != n_leaves
-            or not 1 <= state["n_clusters"] <= n_leaves
-            or (n_leaves > 1 and not is_valid_linkage(linkage))
         ):
             raise ValueError("the parts of the tree do not fit together")
-        return cls(linkage, labels, state["sizes"], state["n_clusters"], model)
+        return cls(linkage, labels, sizes, n_clusters, model)
 
 
 def grow(
@@ -154,7 +162,7 @@ def grow(
     return ClusterTree(
         _scipy_linkage(joins[order], _heights(weights[order], n_before)),
         labels,
-        np.bincount(labels, weights=weight),
+        np.bincount(labels, weights=weight).astype(np.float64),
         len(used) - n_before,
         model.units(used),
         used,
@@ -350,6 +358,26 @@ def _scipy_linkage(joins: NDArray, heights: NDArray) -> NDArray:
         linkage[i] = *sorted((name[kept], name[gone])), heights[i], count[kept]
         name[kept] = n_leaves + i
     return linkage
+
+
+def is_linkage(linkage: NDArray) -> bool:
+    """Whether an array has the joins of one tree, in SciPy's format."""
+    n_leaves = len(linkage) + 1
+    if linkage.dtype != np.float64 or linkage.shape != (n_leaves - 1, 4):
+        return False
+    nodes, heights, counts = linkage[:, :2], linkage[:, 2], linkage[:, 3]
+    # Every node but the root is joined once, after it came about.
+    if not (
+        np.array_equal(np.sort(nodes, axis=None), np.arange(2 * n_leaves - 2))
+        and (nodes < np.arange(n_leaves, 2 * n_leaves - 1)[:, np.newaxis]).all()
+    ):
+        return False
+    count = np.concatenate([np.ones(n_leaves), counts])
+    return (
+        np.array_equal(counts, count[nodes.astype(int)].sum(axis=1))
+        and bool(np.isfinite(heights).all())
+        and bool((np.diff(heights, prepend=0) >= 0).all())
+    )
 
 
 def join(pairs: NDArray, n_leaves: int) -> NDArray:

@@ -131,8 +131,9 @@ def small_network(seed=0, activation=nn.ReLU, p=0.1, frozen=False, mean=0.0):
 
 
 def linear(**parameters):
-    model = LinearSoftmax(alpha=1e-3)
-    return make(**{"model": model, "lam": 1.0, "n_neighbors": 5, **parameters})
+    """Return a clusterer of rows as they are, and of no tree."""
+    plain = {"lam": 1.0, "n_neighbors": 5, "features": None, "prior": None}
+    return make(**{"model": LinearSoftmax(alpha=1e-3), **plain, **parameters})
 
 
 @contextlib.contextmanager

@@ -1,3 +1,4 @@
+import copy
 import io
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def make(kind, **parameters):
     )
     if kind == "deep":
         clusterer.set_params(lam=100.0, n_init=1)
+    else:  # rows as they are from random starts take all epochs
+        clusterer.set_params(features=None, prior=None, init="random")
     return clusterer.set_params(**parameters)
 
 
@@ -113,6 +116,13 @@ def assert_same_fit(one, other):
     assert one.n_iter_ == other.n_iter_
 
 
+def before_its_end(clusterer):
+    """Return a fitted clusterer as callbacks see it: its temperature is found later."""
+    last = copy.copy(clusterer)
+    last.temperature_ = 1.0
+    return last
+
+
 KINDS = pytest.mark.parametrize("kind", ["linear", "deep"])
 
 
@@ -145,7 +155,7 @@ def test_a_callback_sees_the_estimator_of_each_epoch(data, kind):
     rate = {"model__schedule": "constant"} if kind == "deep" else {}
     recorder = Recorder()
     clusterer = make(kind, n_init=1, **rate).set_callbacks(recorder).fit(X)
-    assert recorder.scores[-1] == clusterer.score(X)
+    assert recorder.scores[-1] == before_its_end(clusterer).score(X)
     assert len(set(recorder.scores)) == 5
     if kind == "deep":
         shorter = [make(kind, max_iter=n, **rate).fit(X).score(X) for n in range(1, 6)]
@@ -248,6 +258,61 @@ def test_scoring_monitor(data, kind):
     assert len(scores) == clusterer.n_iter_ == 5
     assert scores[-1] == adjusted_rand_score(y, clusterer.labels_)
     assert_same_fit(clusterer, make(kind).fit(X))
+
+
+def default(**parameters):
+    return CollisionClusterer(
+        4, max_iter=5, batch_size=60, random_state=0, verbose=0
+    ).set_params(**parameters)
+
+
+@needs_callbacks
+@pytest.mark.parametrize("settings", [{}, {"n_clusters": "auto", "prior": None}])
+def test_a_callback_sees_the_features(data, settings):
+    X, y = data["linear"], data["y"]
+    monitor = ScoringMonitor(scoring="adjusted_rand_score")
+    recorder = Recorder()
+    clusterer = default(**settings).set_callbacks(recorder, monitor).fit(X, y)
+    assert_same_fit(clusterer, default(**settings).fit(X))
+    assert len(recorder.scores) == clusterer.n_iter_
+    assert recorder.scores[-1] == before_its_end(clusterer).score(X)
+    rows = [row for row in monitor.get_logs().data if row["task_name"] == "epoch"]
+    last = rows[-1]["adjusted_rand_score"]
+    assert last == adjusted_rand_score(y, clusterer.labels_)
+
+
+@needs_callbacks
+@pytest.mark.parametrize("settings", [{"n_clusters": "auto"}, {"prior": "learn"}])
+def test_joined_clusters_have_no_epochs(data, settings):
+    X, y = data["linear"], data["y"]
+    monitor, recorder = ScoringMonitor(scoring="adjusted_rand_score"), Recorder()
+    clusterer = default(**settings).set_callbacks(recorder, monitor).fit(X, y)
+    assert recorder.calls == [
+        ("setup", "fit"),
+        ("begin", "fit", 0),
+        ("end", "fit", 0),
+        ("teardown", "fit"),
+    ]
+    (row,) = monitor.get_logs().data
+    found = row["adjusted_rand_score"]
+    assert found == adjusted_rand_score(y, clusterer.labels_)
+
+
+@needs_callbacks
+def test_a_callback_may_keep_and_cut_the_estimator(data):
+    class Keeping(Recorder):
+        def on_fit_task_end(self, estimator, context, *, X, fitted_estimator):
+            self.calls.append(fitted_estimator)
+
+    X, recorder = data["linear"], Keeping()
+    clusterer = default().set_callbacks(recorder).fit(X)
+    first, *_, last = (call for call in recorder.calls if not isinstance(call, tuple))
+    assert (first.predict_proba(X) != clusterer.predict_proba(X)).any()
+    assert_array_equal(last.predict_proba(X), clusterer.predict_proba(X))
+    for estimator, end in ((first, before_its_end(clusterer)), (last, clusterer)):
+        assert estimator.n_clusters_ == 4
+        cut = estimator.cut(2)
+        assert_array_equal(cut.predict_proba(X), end.cut(2).predict_proba(X))
 
 
 @needs_callbacks
@@ -359,6 +424,23 @@ def test_lines_of_epochs(data, kind, capsys):
         assert f"loss {clusterer.loss_curve_[number - 1]:.4f}" in line
         assert f"{np.count_nonzero(shares)} of 4 clusters used" in line
         assert f"balance {balance_of(shares):.3f}" in line
+
+
+@pytest.mark.parametrize("settings", [{}, {"n_clusters": "auto"}])
+def test_fine_clusters_are_shown(data, settings, capsys):
+    plain = default(**settings).fit(data["linear"])
+    assert capsys.readouterr() == ("", "")
+    fit = default(verbose=1, **settings).fit(data["linear"])
+    output = capsys.readouterr()
+    assert "fine clusters, epoch 1" in output.err
+    assert output.out == ""
+    assert_same_fit(fit, plain)
+    default(verbose=2, **settings).fit(data["linear"])
+    lines = capsys.readouterr().out.splitlines()
+    n_fine, n_natural = len(fit.tree_.sizes), fit.tree_.n_clusters
+    assert lines[0] == f"tree: {n_fine} fine clusters, {n_natural} natural ones"
+    epochs = [line for line in lines if line.startswith("epoch")]
+    assert len(epochs) == (0 if settings else fit.n_iter_)
 
 
 def test_bar_of_a_resumed_training_begins_where_it_stood(data, tmp_path, capsys):

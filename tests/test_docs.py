@@ -28,7 +28,7 @@ PAGES = {
     "docs/index.rst": (1, 0),
     "docs/start.rst": (3, 0),
     "docs/coming_from_kmeans.rst": (1, 22),
-    "docs/guide.rst": (1, 14),
+    "docs/guide.rst": (0, 23),
     "docs/images.rst": (7, 0),
     "docs/choosing.rst": (2, 0),
     "docs/training.rst": (1, 20),

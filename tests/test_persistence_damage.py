@@ -62,7 +62,7 @@ def test_damaged_and_foreign_files(drawings, path, content, read):
     assert os.listdir(path.parent) == ["run.npz"]
 
 
-@pytest.mark.parametrize("format_", [1, 3, "2", None])
+@pytest.mark.parametrize("format_", [1, 2, 4, "3", None])
 def test_other_formats(drawings, path, format_):
     make(max_iter=1).fit(drawings).save(path)
     path.write_bytes(set_item("format", value=format_)(path.read_bytes()))

@@ -64,7 +64,7 @@ def test_a_file_comes_back_as_it_was(record, tmp_path_factory):
     path = tmp_path_factory.mktemp("records") / "record.npz"
     record |= {"model": 1}
     write_record(path, record)
-    assert_same(read_record(path), {"format": 2, **record})
+    assert_same(read_record(path), {"format": 3, **record})
 
 
 def test_numbers_that_json_lacks():
@@ -123,7 +123,7 @@ def test_numpy_reads_the_files(drawings, path):
                 for name in members.files
                 if name.startswith(prefix)
             }
-        assert record["format"] == 2
+        assert record["format"] == 3
         network = Network()
         network.load_state_dict(weights)
         assert torch.equal(network[1].weight, fitted.model_.network_[1].weight)

@@ -26,7 +26,7 @@ pytestmark = SHORT_FITS
         ({"random_state": 1}, "random_state: 0 there, 1 here"),
         ({"n_clusters": 3}, "n_clusters: 4 there, 3 here"),
         ({"batch_size": 40}, "batch_size: 50 there, 40 here"),
-        ({"prior": [1, 2, 3, 4]}, r"prior: None there, \[1, 2, 3, 4\] here"),
+        ({"prior": [1, 2, 3, 4]}, r"prior: 'auto' there, \[1, 2, 3, 4\] here"),
         ({"divergence": "forward"}, "divergence: 'reverse' there"),
         ({"model__lr": 0.5}, r"model: .*, lr=0\.01, .* there, .*, lr=0\.5, .* here"),
         ({"model__optimizer": "sgd"}, "model: .*optimizer='adam', .* there"),

@@ -143,25 +143,35 @@ class CollisionClusterer(SoftmaxClusterer):
 
     Parameters
     ----------
-    n_clusters : int, default=8
-        Number of clusters.
+    n_clusters : int, "auto" or pair of int, default=8
+        Number of clusters. "auto" finds it: the tree of clusters is cut where there is
+        a valley of few neighbors between any two; a pair (low, high) bounds it. Some
+        100 fine clusters are joined, so there are at most 100, or ``high``.
     model : SoftmaxModel or None, default=None
         The model that is trained. None means ``LinearSoftmax()``; pass that, or
         another model, to set or search its own parameters (``model__alpha``, ...).
         :class:`skcce.deep.DeepSoftmax` trains a torch network, on images or on rows.
+    features : "auto", "spectral", SpectralFeatures or None, default="auto"
+        What the model is trained on: "spectral" are the rows and, beside them, their
+        place on the graph of neighbors (:class:`skcce.SpectralFeatures`), in which a
+        linear boundary may follow the shape of the data. None are the rows as they are.
+        "auto" is "spectral" for a linear model with neighbors, None for a network.
     lam : float, pair of floats or "auto", default="auto"
         Weight (:math:`\lambda > 0`) of the fairness term in the mean-level loss above;
         it does not depend on the batch size. A pair decays, or grows, geometrically
         from the first epoch to the last. "auto" is 1.0 for a linear model, (100.0, 1.0)
         for a network: strong until there are clusters, then weak, so that the batches,
-        whose true shares vary, are not forced to equal ones. Weaker values (0.1, 0.01)
-        suit imbalanced clusters of unknown sizes. The paper uses 100 with batches of
-        250: its eq. (15), read literally, makes that 100 / 250 = 0.4 here; its eq.
-        (11), read literally, 100.
-    prior : array-like of shape (n_clusters,), default=None
-        Target shares of the clusters (:math:`u`), scaled to sum to 1. Cluster k is the
-        one of share ``prior[k]``: the largest cluster that k-means finds gets the
-        largest share. None means equal shares.
+        whose true shares vary, are not forced to equal ones. The paper uses 100 with
+        batches of 250: its eq. (15), read literally, makes that 100 / 250 = 0.4 here;
+        its eq. (11), read literally, 100.
+    prior : "auto", "learn", None or array-like of shape (n_clusters,), default="auto"
+        Target shares of the clusters (:math:`u`). None means equal ones. "learn" takes
+        those of the tree of clusters, and its clusters with them. "auto" is "learn" if
+        the number of clusters is not given, or if the tree says that sizes are unequal:
+        the median sample lives in a cluster of more than 1.5 equal shares. Otherwise,
+        and where there is no tree, it is None. An array is scaled to sum to 1; cluster
+        k is then the one of share ``prior[k]``: the largest cluster that k-means finds
+        gets the largest share.
     divergence : {"reverse", "forward"}, default="reverse"
         ``"reverse"`` is the loss above, eq. (11); ``"forward"`` puts
         :math:`\mathrm{KL}(\bar y \,\|\, u)` in its place, eq. (10). They make the same
@@ -180,19 +190,23 @@ class CollisionClusterer(SoftmaxClusterer):
     init : {"auto", "k-means", "random"} or array-like, default="auto"
         Where to start: at the centroids of k-means (on neighbor-averaged rows), turned
         into weights; at random weights (the paper's Kaiming initialization); at given
-        centroids, shape (n_clusters, n_features); or at the labels of any other
-        clustering, integers of shape (n_samples,). "auto" is "k-means" for a linear
-        model, "random" for a network.
+        centroids, shape (n_clusters, n_features), of the rows as given; or at the
+        labels of any other clustering, integers of shape (n_samples,). "auto" is
+        "k-means" for a linear model, "random" for a network. There is a tree of
+        clusters with "k-means" only.
     n_init : int or "auto", default="auto"
-        Number of starts. Each is trained for 4 epochs, or about 160 steps if that is
-        less; then the one with the least loss is trained on. "auto" is 6 for a linear
-        model, 4 for a network; an array `init` is one start.
+        Number of starts. With neighbors, the labels of k-means are refined first, and
+        the three of them that say most about the labels of neighbors go on. Each is
+        trained for 4 epochs, or about 160 steps if that is less; then the one with the
+        least loss is trained on. "auto" is 12 for a linear model, or 6 without
+        neighbors, and 4 for a network; an array `init` is one start.
     max_iter : int, default=20
         Maximum number of epochs. The learning rate decays over `max_iter` epochs;
         raising it slows the decay rather than appending epochs.
     batch_size : int or "auto", default="auto"
         Samples per step. "auto" is 250 for a network; for a linear model it makes about
-        40 batches per epoch, of 32 to 1000 samples, or of `n_clusters` if that is more.
+        40 batches per epoch, of 32 to 1000 samples, or of as many as there are
+        clusters (fine ones, if their number is to be found) if that is more.
     tol : float, default=1e-3
         Stop after 3 consecutive epochs in which at most this share of the samples
         changed cluster.
@@ -218,9 +232,23 @@ class CollisionClusterer(SoftmaxClusterer):
         Probability of the assigned cluster of each training sample.
     model_ : SoftmaxModel
         The trained model.
-    coef_ : ndarray of shape (n_clusters, n_features)
-        Weights of a linear model.
-    intercept_ : ndarray of shape (n_clusters,)
+    n_clusters_ : int
+        Number of clusters.
+    prior_ : ndarray of shape (n_clusters_,)
+        Target shares: equal ones, those given, or those of the tree.
+    features_ : SpectralFeatures or None
+        What turns rows into the features of the model; None if it takes them as given.
+    tree_ : ClusterTree
+        Fine clusters, and the order in which they are joined: ``linkage`` (in SciPy's
+        format), ``labels``, ``sizes``, and ``n_clusters`` at the natural cut.
+        ``cut(n_clusters)`` is the clusterer at another cut. There is a tree unless
+        number and shares are given, there are no neighbors, or less than 24 samples
+        per cluster.
+    coef_ : ndarray of shape (n_units, n_features_out)
+        Weights of a linear model, for the features that ``features_`` makes. A unit is
+        a cluster; where the clusters are joined from fine ones, it is one of those, and
+        ``model_.groups_`` is the cluster of each.
+    intercept_ : ndarray of shape (n_units,)
         Intercepts of a linear model.
     loss_ : float
         The loss above, in nats, of the trained model on the training data, with the
@@ -228,8 +256,9 @@ class CollisionClusterer(SoftmaxClusterer):
     loss_curve_ : list of float
         Loss in each epoch, the mean over its batches, with its value of `lam`: each
         batch counts the fairness of its own labels, and the weighted loss of its views.
-    share_curve_ : ndarray of shape (n_epochs, n_clusters)
-        Share of the samples, by weight, in each cluster, in each epoch.
+    share_curve_ : ndarray of shape (n_epochs, n_clusters_)
+        Share of the samples, by weight, in each cluster, in each epoch. Where clusters
+        are joined, curves and epochs are those of the fine ones.
     n_iter_ : int
         Number of epochs.
     converged_ : bool
@@ -247,16 +276,28 @@ class CollisionClusterer(SoftmaxClusterer):
 
     Notes
     -----
-    Equal shares are an assumption. On clusters of very different sizes the term pulls
-    samples of the large ones into the small ones: give `prior`, or a small `lam`.
+    A fit with a linear model goes like this. Neighbors of the rows make a graph, and
+    the graph makes features. Some 100 clusters of equal shares are found, and joined
+    two by two: the tree. If the number is given and the tree finds sizes about equal,
+    as many clusters of equal shares are found, from k-means. If not, the clusters are
+    those of the tree, joined from fine ones, and probabilities are sums of theirs.
+
+    Equal shares are an assumption only where the tree does not speak against them.
+    Whether sizes are unequal is a guess: `prior` overrules it. Say None for clusters
+    that touch and are known to be about equally large, "learn" for thin bands, such as
+    two moons.
 
     Unlike KMeans, ``transform`` returns probabilities, not distances. Sparse data are
     not supported.
 
-    ``fit`` needs the memory of a few arrays of n_samples x n_clusters, of one of
-    n_samples x min(n_features, 128), and of the neighbor graph, about 3 n_neighbors
-    numbers a sample; no copy of `X`, unless some weights are 0. The neighbors are
-    exact: the time for them grows with the square of n_samples.
+    ``fit`` needs the memory of a few arrays of n_samples x n_clusters, or x 100 for the
+    tree, of two of n_samples x min(n_features, 128), and of the neighbor graph, about 3
+    n_neighbors numbers a sample; no copy of `X`, unless some weights are 0. The
+    neighbors are exact: the time for them grows with the square of n_samples.
+
+    ``predict`` finds the neighbors of new rows among the training rows. So the fitted
+    estimator keeps these, in at most 128 features each; with ``features=None`` it keeps
+    only its weights.
 
     References
     ----------
@@ -274,6 +315,11 @@ class CollisionClusterer(SoftmaxClusterer):
     True
     >>> clusterer.predict_proba(X[:1]).shape
     (1, 10)
+
+    Another number of clusters, from the same tree:
+
+    >>> clusterer.cut(5).predict_proba(X[:1]).shape
+    (1, 5)
     """
 
     auto: ClassVar[Mapping[str, tuple]] = MappingProxyType(

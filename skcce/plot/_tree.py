@@ -251,7 +251,7 @@ class TreeDisplay:
         if self.n_cut is not None:
             style = dict(fontsize=INFO, color=GREY, ha="center", va="bottom")
             at = layout.x(layout.levels.cut(self.n_cut))
-            plural = "s" * (self.n_cut > 1)
+            plural = "s" if self.n_cut > 1 else ""
             yield at, -0.13, f"{self.n_cut} cluster{plural}", style
         left = _TREE + _BEFORE_LABELS
         for k, (name, below) in enumerate(layout.labels):
@@ -277,7 +277,8 @@ class TreeDisplay:
         estimator : CollisionClusterer or Pipeline
             Fitted; a pipeline has to end in one.
         X : array-like, default=None
-            The samples, to predict on. None means those of the fit.
+            The samples, to predict on. None means those of the fit; the first samples
+            of each cluster are then shown instead of the most confident ones.
         y : array-like of shape (n_samples,), default=None
             Classes of the samples, if there are any.
         n_clusters : int, default=None
@@ -314,7 +315,8 @@ class TreeDisplay:
             )
         part = last.cut(n_clusters)
         if X is None:
-            labels, confidence = part.labels_, part.probabilities_
+            labels = part.labels_
+            confidence = getattr(part, "probabilities_", None)
         else:
             rows = X if before is None else before.transform(X)
             proba = check_simplex_rows(part.predict_proba(rows), "proba")

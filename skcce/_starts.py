@@ -171,8 +171,8 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
         low, high = settings.bounds
         n_clusters = min(max(tree.n_clusters, low), high, n_leaves)
         shares = "given" if shares == "given" else "learn"
-    elif n_clusters > n_leaves:
-        shares = "given"  # too few distinct rows: of no shares that could be learned
+    elif shares == "auto" and n_clusters > n_leaves:
+        shares = "given"  # too few distinct rows
     elif shares == "auto":
         natural = np.sort(tree.shares(tree.n_clusters))
         median = natural[np.searchsorted(natural.cumsum(), 0.5)]

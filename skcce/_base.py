@@ -53,7 +53,9 @@ from skcce._starts import (
     find_starts,
     find_tree,
     join_fine,
+    prefer_tree,
     settle,
+    with_shares_of,
 )
 from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
@@ -254,16 +256,22 @@ feature_names_in_
                     random_state,
                     self.verbose,
                 )
-            settings = settle(tree, settings)
+            asked, settings = settings, settle(tree, settings)
+            is_over = fine is not None and fine.interrupted
+            if resumes:
+                model, state = checkpoint.resume(settings.n_clusters, random_state)
+                if getattr(model, "groups_", None) is not None:
+                    settings = with_shares_of(tree, settings)
+            elif settings.shares != "learn" and not is_over:
+                starts = find_starts(rows, data, settings, random_state)
+                if asked.shares == "auto" and tree is not None:
+                    settings = prefer_tree(tree, starts, data, settings)
             if settings.shares == "learn":
                 objective = asking_for(settings.prior, objective)
             callbacks = EpochCallbacks(self, X, y, self.max_iter)
-            if resumes:
-                model, state = checkpoint.resume(settings.n_clusters, random_state)
-            elif settings.shares == "learn" or (fine and fine.interrupted):
+            if not resumes and (settings.shares == "learn" or is_over):
                 model, state = join_fine(tree, fine, data, settings.n_clusters)
-            else:
-                starts = find_starts(rows, data, settings, random_state)
+            elif not resumes:
                 rows = None  # of no more use
                 model, state = best_start(
                     model, data, objective, starts, settings, random_state, self.verbose

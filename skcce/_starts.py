@@ -50,6 +50,8 @@ _KMEANS_ROWS = 4096
 # them, if they differ by more than a few samples, are trained.
 _N_REFINEMENTS, _N_CALM = 10, 1e-3
 _N_TRAINED, _SAME = 3, 0.98
+# The tree is preferred to k-means if it says this many times as much about neighbors.
+_CLEARLY = 1.01
 # Epochs of the fine clusters of a tree.
 _FINE_EPOCHS = 10
 # Sizes are unequal if the median sample lives in a cluster this many times as large as
@@ -231,6 +233,35 @@ def find_starts(
     return _most_informative(refined, data)
 
 
+def information(labels: NDArray, data: TrainingData) -> float:
+    """Return what the cluster of a sample says about that of its neighbor, in nats."""
+    together = collisions(data.graph, labels, data.weight)
+    shares = together.sum(axis=1)
+    return float(rel_entr(together, np.outer(shares, shares)).sum())
+
+
+def prefer_tree(
+    tree: ClusterTree, starts: list[NDArray], data: TrainingData, settings: Settings
+) -> Settings:
+    """Return the settings, with the shares of the tree if its clusters are better.
+
+    They are where a sample says more about its neighbor's cluster than in any start:
+    clusters of a shape that k-means does not find.
+    """
+    n_clusters = settings.n_clusters
+    if n_clusters > len(tree.sizes):
+        return settings
+    joined = information(tree.cut(n_clusters)[tree.labels], data)
+    if joined <= _CLEARLY * max(information(labels, data) for labels in starts):
+        return settings
+    return with_shares_of(tree, settings)
+
+
+def with_shares_of(tree: ClusterTree, settings: Settings) -> Settings:
+    """Return the settings, with the shares that the tree has at their number."""
+    return settings._replace(shares="learn", prior=tree.shares(settings.n_clusters))
+
+
 def _refine(labels: NDArray, data: TrainingData, settings: Settings) -> NDArray:
     """Solve for labels given those of the neighbors, until hardly any one changes."""
     prior = check_prior(settings.prior, settings.n_clusters)
@@ -248,14 +279,10 @@ def _refine(labels: NDArray, data: TrainingData, settings: Settings) -> NDArray:
 
 def _most_informative(starts: list[NDArray], data: TrainingData) -> list[NDArray]:
     """Return the starts in which a sample says most about its neighbor's cluster."""
-
-    def information(labels):
-        together = collisions(data.graph, labels, data.weight)
-        shares = together.sum(axis=1)
-        return rel_entr(together, np.outer(shares, shares)).sum()
-
     best = []
-    for labels in sorted(starts, key=information, reverse=True):
+    for labels in sorted(
+        starts, key=lambda labels: information(labels, data), reverse=True
+    ):
         if all(adjusted_rand_score(labels, other) < _SAME for other in best):
             best.append(labels)
     return best[:_N_TRAINED]

@@ -297,7 +297,7 @@ def test_predictions_of_a_cut_are_sums():
 def test_state_goes_around():
     X, _ = make_blobs(400, centers=3, random_state=0)
     tree = tree_of(X)
-    other = ClusterTree.from_state(tree.get_state())
+    other = ClusterTree.from_state(tree.get_state(), LinearSoftmax())
     assert_array_equal(tree.linkage, other.linkage)
     assert_array_equal(tree.labels, other.labels)
     assert tree.n_clusters == other.n_clusters
@@ -331,7 +331,7 @@ def test_states_that_are_none(change):
     for name, of in change.items():
         state[name] = of(state[name])
     with pytest.raises(ValueError, match="do not fit together"):
-        ClusterTree.from_state(state)
+        ClusterTree.from_state(state, LinearSoftmax())
 
 
 def number_in(X, seed=0, **parameters):

@@ -49,13 +49,10 @@ from skcce._spectral import SpectralFeatures
 from skcce._starts import (
     asking_for,
     best_start,
+    choose,
     embed,
-    find_starts,
     find_tree,
     join_fine,
-    prefer_tree,
-    settle,
-    with_shares_of,
 )
 from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
@@ -244,6 +241,7 @@ feature_names_in_
             data, neighbors, features, rows = embed(data, settings, random_state)
             if resumes:
                 tree, fine = checkpoint.tree, None
+                settings = checkpoint.settle(settings)
             else:
                 tree, fine = find_tree(
                     model,
@@ -256,23 +254,17 @@ feature_names_in_
                     random_state,
                     self.verbose,
                 )
-            asked, settings = settings, settle(tree, settings)
-            is_over = fine is not None and fine.interrupted
-            if resumes:
-                model, state = checkpoint.resume(settings.n_clusters, random_state)
-                if getattr(model, "groups_", None) is not None:
-                    settings = with_shares_of(tree, settings)
-            elif settings.shares != "learn" and not is_over:
-                starts = find_starts(rows, data, settings, random_state)
-                if asked.shares == "auto" and tree is not None:
-                    settings = prefer_tree(tree, starts, data, settings)
+                settings, starts = choose(
+                    tree, fine, rows, data, settings, random_state
+                )
             if settings.shares == "learn":
                 objective = asking_for(settings.prior, objective)
             callbacks = EpochCallbacks(self, X, y, self.max_iter)
-            if not resumes and (settings.shares == "learn" or is_over):
+            if resumes:
+                model, state = checkpoint.resume(settings.n_clusters, random_state)
+            elif not starts:
                 model, state = join_fine(tree, fine, data, settings.n_clusters)
-            elif not resumes:
-                rows = None  # of no more use
+            else:
                 model, state = best_start(
                     model, data, objective, starts, settings, random_state, self.verbose
                 )

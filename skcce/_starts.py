@@ -160,8 +160,7 @@ def find_tree(
 def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
     """Return the settings, with what the tree tells about number and shares.
 
-    Afterwards, the shares are either given or learned. Nearly equal ones are taken as
-    equal, if the parameters leave it open.
+    Whether the shares are learned stays open if sizes are about equal.
     """
     n_clusters, shares = settings.n_clusters, settings.shares
     if tree is None:
@@ -170,15 +169,48 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
     if n_clusters == "auto":
         low, high = settings.bounds
         n_clusters = min(max(tree.n_clusters, low), high, n_leaves)
-        shares = "given" if shares == "given" else "learn"
-    elif n_leaves < n_clusters:
-        shares = "given"  # too few distinct rows: of no shares that could be learned
-    elif shares == "auto":
+        settings = settings._replace(n_clusters=n_clusters)
+        return settings if shares == "given" else learned(tree, settings)
+    if n_leaves < n_clusters:  # too few distinct rows: no shares could be learned
+        return settings._replace(shares="given")
+    if shares == "auto" and 2 * tree.n_clusters >= n_clusters:
         natural = np.sort(tree.shares(tree.n_clusters))
         median = natural[np.searchsorted(natural.cumsum(), 0.5)]
-        shares = "learn" if median * n_clusters > _UNEQUAL else "given"
-    prior = tree.shares(n_clusters) if shares == "learn" else None
-    return settings._replace(n_clusters=n_clusters, shares=shares, prior=prior)
+        shares = "learn" if median * n_clusters > _UNEQUAL else "auto"
+    return learned(tree, settings) if shares == "learn" else settings
+
+
+def learned(tree: ClusterTree, settings: Settings) -> Settings:
+    """Return the settings with the shares of the tree."""
+    return settings._replace(shares="learn", prior=tree.shares(settings.n_clusters))
+
+
+def choose(
+    tree: ClusterTree | None,
+    fine: TrainingState | None,
+    rows: NDArray | None,
+    data: TrainingData,
+    settings: Settings,
+    random_state: np.random.RandomState,
+) -> tuple[Settings, list[NDArray | None]]:
+    """Return the settings without anything open, and the starts of a fit, if any.
+
+    Equal shares are given up where a sample says more about its neighbor's cluster in
+    the tree than in any start: these are clusters of a shape that k-means does not
+    find.
+    """
+    settings = settle(tree, settings)
+    if settings.shares == "learn" or (fine is not None and fine.interrupted):
+        return settings, []
+    starts = find_starts(rows, data, settings, random_state)
+    if tree is not None and settings.shares == "auto":
+        joined = tree.cut(settings.n_clusters)[tree.labels]
+        if data.kept is not None:
+            joined = joined[data.kept]
+        most = max(information(labels, data) for labels in starts)
+        if information(joined, data) > _CLEARLY * most:
+            return learned(tree, settings), []
+    return settings, starts
 
 
 def asking_for(prior: NDArray, objective: Objective) -> Objective:
@@ -238,23 +270,6 @@ def information(labels: NDArray, data: TrainingData) -> float:
     together = collisions(data.graph, labels, data.weight)
     shares = together.sum(axis=1)
     return float(rel_entr(together, np.outer(shares, shares)).sum())
-
-
-def prefer_tree(
-    tree: ClusterTree, starts: list[NDArray], data: TrainingData, settings: Settings
-) -> Settings:
-    """Return the settings, with the shares of the tree if its clusters are better.
-
-    They are where a sample says more about its neighbor's cluster than in any start:
-    clusters of a shape that k-means does not find.
-    """
-    n_clusters = settings.n_clusters
-    if n_clusters > len(tree.sizes):
-        return settings
-    joined = information(tree.cut(n_clusters)[tree.labels], data)
-    if joined <= _CLEARLY * max(information(labels, data) for labels in starts):
-        return settings
-    return with_shares_of(tree, settings)
 
 
 def with_shares_of(tree: ClusterTree, settings: Settings) -> Settings:

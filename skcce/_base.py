@@ -19,6 +19,7 @@ from sklearn.base import (
 )
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skcce._autologging import inner_fits
@@ -60,6 +61,13 @@ from skcce._tree import ClusterTree
 from skcce._weights import check_weights
 
 __all__ = ["SoftmaxClusterer"]
+
+
+def _has_outlier_scores(clusterer: "SoftmaxClusterer") -> bool:
+    """Whether a fit has them, or may have them."""
+    if getattr(clusterer, "_surroundings", True) is None:
+        raise AttributeError("Outlier scores need features='spectral'.")
+    return True
 
 
 class SoftmaxClusterer(
@@ -451,6 +459,7 @@ feature_names_in_
         logits = self.model_.decision_function(X)
         return logits / logits.dtype.type(self.temperature_)
 
+    @available_if(_has_outlier_scores)
     def score_samples(self, X: ArrayLike) -> NDArray:
         """Return how usual each row is: the lower, the less it belongs anywhere.
 
@@ -471,8 +480,6 @@ feature_names_in_
             If the fit had no neighbors, or its features are the rows as they are.
         """
         check_is_fitted(self, "model_")
-        if self._surroundings is None:
-            raise AttributeError("Outlier scores need features='spectral'.")
         X = self._validate_input(X, self.model_, reset=False)
         with single_blas_thread(), inner_fits():
             return -self._surroundings.scores(*self.features_.nearest_others(X))

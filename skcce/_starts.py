@@ -56,7 +56,7 @@ _CLEARLY = 1.01
 _FINE_EPOCHS = 10
 # Sizes are unequal if the median sample lives in a cluster this many times as large as
 # an equal share. Unlike a mean, it does not move if a few clusters stay joined.
-_UNEQUAL = 1.5
+_UNEQUAL = 1.3
 # Neighbors are left out if k-means parts them more than this times as often as in a
 # cloud without clusters.
 _MISLEADING = 0.8
@@ -171,9 +171,9 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
         n_clusters = min(max(tree.n_clusters, low), high, n_leaves)
         settings = settings._replace(n_clusters=n_clusters)
         return settings if shares == "given" else learned(tree, settings)
-    if n_leaves < n_clusters:  # too few distinct rows: no shares could be learned
+    if shares == "auto" and n_leaves < n_clusters:  # too few distinct rows
         return settings._replace(shares="given")
-    if shares == "auto" and 2 * tree.n_clusters >= n_clusters:
+    if shares == "auto" and 3 * tree.n_clusters > n_clusters:
         natural = np.sort(tree.shares(tree.n_clusters))
         median = natural[np.searchsorted(natural.cumsum(), 0.5)]
         shares = "learn" if median * n_clusters > _UNEQUAL else "auto"

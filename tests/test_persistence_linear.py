@@ -380,6 +380,28 @@ def test_features_and_tree_of_a_resumed_fit_are_those_of_the_file(path, settings
     assert_array_equal(resumed.predict_proba(X), expected.predict_proba(X))
 
 
+@pytest.mark.parametrize("features", ["auto", None])
+def test_a_fit_that_leaves_its_neighbors_out_goes_on_without_them(path, features):
+    X = np.random.default_rng(0).normal(size=(600, 30))
+    expected = default(features=features).fit(X)
+    assert expected.features_ is None
+    with stopped_after_epochs(2):
+        default(features=features, checkpoint=path).fit(X)
+    resumed = default(features=features, checkpoint=path).fit(X)
+    assert_same_parts(resumed, expected)
+    assert_array_equal(default().load(path).predict_proba(X), resumed.predict_proba(X))
+
+
+def test_files_of_fewer_fine_clusters_than_asked_for(path):
+    X = np.random.default_rng(0).normal(size=(3, 4)).repeat(100, axis=0)
+    fit = default(checkpoint=path).fit(X)
+    assert len(fit.tree_.sizes) == 3
+    assert_same_parts(default().load(path), fit)
+    assert_same_parts(default(checkpoint=path).fit(X), fit)
+    with pytest.raises(ValueError, match=r"n_clusters=4 .* the 3 fine clusters"):
+        default(prior="learn").fit(X)
+
+
 @pytest.mark.parametrize("settings", JOINED)
 def test_joined_clusters_are_not_trained_again(X, path, settings):
     expected = default(**settings).fit(X)

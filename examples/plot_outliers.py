@@ -3,9 +3,9 @@ Outliers
 ========
 
 ``outlier_scores_`` tells rows that belong nowhere from those of the clusters. Among the
-digits are 180 images whose pixels are those of digits, shuffled; all of them have higher
-scores than any digit. The confidence of the clusters is no such score:
-it is about which cluster, and not about whether any.
+digits are 180 images whose pixels are those of digits, shuffled; all of them have
+higher scores than any digit. The confidence of the clusters is no such score: it is
+about which cluster, and not about whether any.
 
 ``contamination`` says which part of the rows is to get the label -1, among the training
 rows and in ``predict``. It is yours to say.

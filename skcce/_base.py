@@ -49,11 +49,10 @@ from skcce._spectral import SpectralFeatures
 from skcce._starts import (
     asking_for,
     best_start,
+    choose,
     embed,
-    find_starts,
     find_tree,
     join_fine,
-    settle,
 )
 from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
@@ -228,8 +227,6 @@ feature_names_in_
         self._validate_params()
         model, data = self._open(X, sample_weight)
         objective = self._new_objective(model)
-        if isinstance(self.n_clusters, Integral):
-            objective.check(self.n_clusters)
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
@@ -244,6 +241,7 @@ feature_names_in_
             data, neighbors, features, rows = embed(data, settings, random_state)
             if resumes:
                 tree, fine = checkpoint.tree, None
+                settings = checkpoint.settle(settings)
             else:
                 tree, fine = find_tree(
                     model,
@@ -256,17 +254,17 @@ feature_names_in_
                     random_state,
                     self.verbose,
                 )
-            settings = settle(tree, settings)
+                settings, starts = choose(
+                    tree, fine, rows, data, settings, random_state
+                )
             if settings.shares == "learn":
                 objective = asking_for(settings.prior, objective)
             callbacks = EpochCallbacks(self, X, y, self.max_iter)
             if resumes:
                 model, state = checkpoint.resume(settings.n_clusters, random_state)
-            elif settings.shares == "learn" or (fine and fine.interrupted):
+            elif not starts:
                 model, state = join_fine(tree, fine, data, settings.n_clusters)
             else:
-                starts = find_starts(rows, data, settings, random_state)
-                rows = None  # of no more use
                 model, state = best_start(
                     model, data, objective, starts, settings, random_state, self.verbose
                 )
@@ -651,6 +649,9 @@ feature_names_in_
                     )
                     given = features.transform_rows(given)
                 logits = finite_logits(model, given)
+                if found["_tree"] is not None:
+                    fine = finite_logits(found["_tree"].model, given)
+                    found["_tree"].labels = fine.argmax(axis=1)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
         logits = logits / logits.dtype.type(tau)

@@ -67,6 +67,9 @@ class Neighbors(NamedTuple):
     distances, nearest : ndarray of shape (n_samples, n_neighbors)
         Distances to the nearest neighbors of each sample, itself excluded, and their
         numbers.
+    around : ndarray of shape (n_samples, n_neighbors)
+        Numbers of the nearest samples to the row, itself included: what a new row that
+        is equal to it would find.
     walk : csr_array of shape (n_samples, n_samples)
         One step of a lazy random walk from neighbor to neighbor.
     attraction, strength : ndarray of shape (n_samples,)
@@ -78,6 +81,7 @@ class Neighbors(NamedTuple):
     rows: NDArray
     distances: NDArray
     nearest: NDArray
+    around: NDArray
     walk: csr_array
     attraction: NDArray
     strength: NDArray
@@ -97,12 +101,14 @@ def find_neighbors(
         if projection is None:
             projection = principal_projection(data.X, random_state, data.weight)
         rows = projection(data.X)
-        distances, nearest = search(neighbor_index(rows, n_neighbors))
+        distances, around = search(neighbor_index(rows, n_neighbors), rows)
+    distances, nearest = without_itself(distances, around)
     return Neighbors(
         projection,
         rows,
         distances,
         nearest,
+        around[:, :n_neighbors],
         *random_walk(nearest, data.weight, rows.dtype),
     )
 
@@ -128,18 +134,26 @@ def neighbor_index(rows: NDArray, n_neighbors: int) -> NearestNeighbors:
     return NearestNeighbors(n_neighbors=n_neighbors).fit(rows)
 
 
-def search(
-    index: NearestNeighbors, rows: NDArray | None = None, n_neighbors: int | None = None
-) -> tuple[NDArray, NDArray]:
-    """Return distances and numbers of the nearest neighbors of each row.
+def search(index: NearestNeighbors, rows: NDArray) -> tuple[NDArray, NDArray]:
+    """Return distances and numbers of the neighbors of each row, and of one more.
 
-    No rows stand for those of the index itself, each without itself, and no number for
-    that of the index.
+    The first of them is the row itself, or its equal, if it is one of the index.
+    Always the same question, so that ties are broken in the same way for a row of the
+    training data and for its equal.
     """
-    n_rows = index.n_samples_fit_ if rows is None else len(rows)
+    n_rows = len(rows)
     n_threads = min(count_openmp_threads(), max(1, (n_rows - 1) // _ROWS_PER_THREAD))
     with openmp_threads(n_threads):
-        return index.kneighbors(rows, n_neighbors)
+        return index.kneighbors(rows, index.n_neighbors + 1)
+
+
+def without_itself(distances: NDArray, around: NDArray) -> tuple[NDArray, NDArray]:
+    """Return what a search among the same rows has found, each without itself."""
+    others = around != np.arange(len(around))[:, np.newaxis]
+    # Of more equal rows than are found, a row may not find itself.
+    others[others.all(axis=1), -1] = False
+    shape = len(around), -1
+    return distances[others].reshape(shape), around[others].reshape(shape)
 
 
 def random_walk(

@@ -137,6 +137,14 @@ class Checkpoint:
             return settings._replace(n_neighbors=0, features=None, n_fine=0)
         return settings._replace(features=self.features, doubts_neighbors=False)
 
+    def settle(self, settings: Settings) -> Settings:
+        """Return the settings with the number and the shares of the run."""
+        fitted = self._record["fitted"]
+        settings = settings._replace(n_clusters=fitted["n_clusters_"])
+        if (self._record["model"] or {}).get("groups") is None:
+            return settings._replace(shares="given")
+        return settings._replace(shares="learn", prior=fitted["prior_"])
+
     def _fits(self, data: TrainingData, settings: Settings) -> bool:
         """Whether features and tree are such as the run has."""
         parts = self.features is not None, self.tree is not None

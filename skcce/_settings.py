@@ -81,6 +81,13 @@ def resolve(
     n_samples = data.n_samples
     n_clusters, bounds = number_and_bounds(estimator.n_clusters, n_samples)
     n_usual = _USUAL_N_CLUSTERS if n_clusters == "auto" else n_clusters
+    if n_clusters == "auto" and objective.prior is not None:
+        raise ValueError(
+            f"prior={objective.prior!r} holds one share per cluster, and "
+            f"n_clusters={estimator.n_clusters!r} is not known yet. Leave out prior, "
+            "or set n_clusters."
+        )
+    objective.check(n_usual)
     n_neighbors, init, n_init, batch_size, features = (
         auto_value(estimator, name, model)
         for name in ("n_neighbors", "init", "n_init", "batch_size", "features")
@@ -89,7 +96,8 @@ def resolve(
     if not isinstance(init, str):
         init, n_init = labels_of_init(init, data, n_usual), 1
     if estimator.n_neighbors == "auto":
-        n_neighbors = min(n_neighbors, n_samples // (4 * n_usual))
+        few = _SAMPLES_PER_FINE if n_clusters == "auto" else 4 * n_clusters
+        n_neighbors = min(n_neighbors, n_samples // few)
     elif n_neighbors >= n_samples:
         raise ValueError(
             f"n_neighbors={n_neighbors} must be smaller than n_samples={n_samples}."
@@ -106,8 +114,19 @@ def resolve(
         n_neighbors = 0  # nobody asks for them
     if n_neighbors == 0 and estimator.n_init == "auto" and not model.learns_features:
         n_init = _N_INIT_WITHOUT_NEIGHBORS
+    if estimator.features not in ("auto", None) and n_neighbors == 0:
+        raise ValueError(
+            f"features={estimator.features!r} needs neighbors: n_neighbors="
+            f"{estimator.n_neighbors!r} is 0 for a {type(model).__name__} and "
+            f"{n_samples} samples."
+        )
     if isinstance(features, str):
         features = SpectralFeatures()
+    if features is not None and n_neighbors:
+        features = clone(features).set_params(n_neighbors=n_neighbors)
+        features._validate_params()
+    else:
+        features = None
     if estimator.contamination is not None and (features is None or n_neighbors == 0):
         raise ValueError(
             f"contamination={estimator.contamination} needs n_neighbors > 0 and "
@@ -115,9 +134,7 @@ def resolve(
         )
     prior = objective.prior
     shares, n_fine = _tree_settings(
-        estimator,
-        bounds,
-        n_samples if from_kmeans and n_neighbors and hasattr(model, "joined") else 0,
+        estimator, model, bounds, init, n_neighbors, n_samples
     )
     if isinstance(batch_size, str):
         least = n_fine if n_clusters == "auto" else n_clusters
@@ -136,7 +153,7 @@ def resolve(
         and shares != "learn"
         and not in_pairs
         and estimator.contamination is None,
-        clone(features) if features is not None and n_neighbors else None,
+        features,
         in_pairs,
         init,
         n_init,
@@ -149,7 +166,7 @@ def number_and_bounds(
 ) -> tuple[int | Literal["auto"], tuple[int, int]]:
     """Return `n_clusters`, or "auto", and the bounds between which it is sought."""
     if isinstance(n_clusters, Integral):
-        return n_clusters, (n_clusters, n_clusters)
+        return int(n_clusters), (int(n_clusters), int(n_clusters))
     if isinstance(n_clusters, str):
         return "auto", (1, n_samples)
     low_high = tuple(n_clusters)
@@ -166,12 +183,14 @@ def number_and_bounds(
 
 
 def _tree_settings(
-    estimator: BaseEstimator, bounds: tuple[int, int], n_samples: int
+    estimator: BaseEstimator,
+    model: SoftmaxModel,
+    bounds: tuple[int, int],
+    init: str | NDArray,
+    n_neighbors: int,
+    n_samples: int,
 ) -> tuple[Literal["given", "learn", "auto"], int]:
-    """Return where the shares come from, and the number of fine clusters.
-
-    `n_samples` is 0 if there can be no tree.
-    """
+    """Return where the shares come from, and the number of fine clusters."""
     number, shares = estimator.n_clusters, getattr(estimator, "prior", "auto")
     is_known = isinstance(number, Integral)
     shares = shares if isinstance(shares, str) else "given"
@@ -182,15 +201,18 @@ def _tree_settings(
         max(_N_FINE, _FINE_PER_CLUSTER * bounds[1] if bounds[1] < n_samples else 0),
     )
     least = _FINE_PER_CLUSTER * bounds[0]
-    if n_fine >= least and (shares != "given" or not is_known):
+    init = init if isinstance(init, str) else "an array"
+    can_grow = hasattr(model, "joined") and init == "k-means" and n_neighbors > 0
+    if can_grow and n_fine >= least and (shares != "given" or not is_known):
         return shares, n_fine
     if is_known and shares != "learn":
         return "given", 0
     wish = "prior='learn'" if is_known else f"n_clusters={number!r}"
     raise ValueError(
-        f"{wish} needs a tree of clusters: a model of given features, "
-        "init='k-means', n_neighbors > 0, and at least "
-        f"{_SAMPLES_PER_FINE * least} samples."
+        f"{wish} needs a tree of clusters: a linear model, init='k-means', "
+        f"n_neighbors > 0, and at least {_SAMPLES_PER_FINE * least} samples. Got "
+        f"a {type(model).__name__}, init={init!r}, n_neighbors={n_neighbors}, and "
+        f"{n_samples} samples."
     )
 
 

@@ -149,7 +149,7 @@ class SpectralFeatures(
 
     def fit_neighbors(self, neighbors: Neighbors) -> NDArray:
         """Fit to neighbors that are known, and return the features of these rows."""
-        n_samples, n_neighbors = neighbors.nearest.shape
+        n_samples, n_neighbors = neighbors.around.shape
         n_vectors = min(self.n_components + 1, n_samples // _SAMPLES_PER_COMPONENT)
         self.eigenvalues_, vectors = leading_eigenvectors(
             neighbors.walk, neighbors.strength, max(n_vectors, 1)
@@ -164,14 +164,14 @@ class SpectralFeatures(
         self._index = neighbor_index(self._rows, n_neighbors)
         self._n_features_out = self._rows.shape[1] + self._vectors.shape[1]
         self.n_features_in_ = len(neighbors.projection.mean)
-        coordinates = self._directions(_with_itself(neighbors.nearest))
+        coordinates = self._directions(neighbors.around)
         self._center, self._unit = row_scale(coordinates)
         return np.hstack([self._rows, (coordinates - self._center) / self._unit])
 
     def neighbors_of(self, data: TrainingData) -> tuple[Neighbors, NDArray]:
         """Return neighbors and features of the training data, found anew."""
         neighbors = find_neighbors(data, self._n_neighbors, None, self._projection)
-        coordinates = self._directions(_with_itself(neighbors.nearest))
+        coordinates = self._directions(neighbors.around)
         features = (coordinates - self._center) / self._unit
         return neighbors, np.hstack([neighbors.rows, features])
 
@@ -198,8 +198,9 @@ class SpectralFeatures(
     def transform_rows(self, X: NDArray) -> NDArray:
         """Return the features of rows that were checked."""
         rows = self._projection(X.astype(self._rows.dtype, copy=False))
-        _, nearest = search(self._index, rows)
-        coordinates = (self._directions(nearest) - self._center) / self._unit
+        _, around = search(self._index, rows)
+        coordinates = self._directions(around[:, : self._n_neighbors])
+        coordinates = (coordinates - self._center) / self._unit
         return np.hstack([rows, coordinates]).astype(X.dtype, copy=False)
 
     def nearest_others(self, X: NDArray) -> tuple[NDArray, NDArray]:
@@ -208,7 +209,7 @@ class SpectralFeatures(
         As many as for the training rows; a row without any distance is itself.
         """
         rows = self._projection(X.astype(self._rows.dtype, copy=False))
-        distances, nearest = search(self._index, rows, self._n_neighbors + 1)
+        distances, nearest = search(self._index, rows)
         first = (distances[:, :1] < SHORTEST).astype(int)
         columns = first + np.arange(self._n_neighbors)
         return (
@@ -289,12 +290,6 @@ class SpectralFeatures(
             shape=(n, len(self._rows)),
         )
         return normalize(mean @ self._vectors)
-
-
-def _with_itself(nearest: NDArray) -> NDArray:
-    """Return the nearest training rows of each one, which is its own nearest."""
-    itself = np.arange(len(nearest))[:, np.newaxis]
-    return np.hstack([itself, nearest[:, :-1]])
 
 
 def leading_eigenvectors(

@@ -50,6 +50,8 @@ _KMEANS_ROWS = 4096
 # them, if they differ by more than a few samples, are trained.
 _N_REFINEMENTS, _N_CALM = 10, 1e-3
 _N_TRAINED, _SAME = 3, 0.98
+# The tree is preferred to k-means if it says this many times as much about neighbors.
+_CLEARLY = 1.01
 # Epochs of the fine clusters of a tree.
 _FINE_EPOCHS = 10
 # Sizes are unequal if the median sample lives in a cluster this many times as large as
@@ -158,24 +160,57 @@ def find_tree(
 def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
     """Return the settings, with what the tree tells about number and shares.
 
-    Afterwards, the shares are either given or learned. Nearly equal ones are taken as
-    equal, if the parameters leave it open.
+    Whether the shares are learned stays open if sizes are about equal.
     """
     n_clusters, shares = settings.n_clusters, settings.shares
     if tree is None:
         return settings
+    n_leaves = len(tree.sizes)
     if n_clusters == "auto":
         low, high = settings.bounds
-        n_clusters = min(max(tree.n_clusters, low), high, len(tree.sizes))
-        shares = "given" if shares == "given" else "learn"
-    elif shares == "auto" and n_clusters > len(tree.sizes):
-        shares = "given"
-    elif shares == "auto":
+        n_clusters = min(max(tree.n_clusters, low), high, n_leaves)
+        settings = settings._replace(n_clusters=n_clusters)
+        return settings if shares == "given" else learned(tree, settings)
+    if n_leaves < n_clusters:  # too few distinct rows: no shares could be learned
+        return settings._replace(shares="given")
+    if shares == "auto" and 2 * tree.n_clusters >= n_clusters:
         natural = np.sort(tree.shares(tree.n_clusters))
         median = natural[np.searchsorted(natural.cumsum(), 0.5)]
-        shares = "learn" if median * n_clusters > _UNEQUAL else "given"
-    prior = tree.shares(n_clusters) if shares == "learn" else None
-    return settings._replace(n_clusters=n_clusters, shares=shares, prior=prior)
+        shares = "learn" if median * n_clusters > _UNEQUAL else "auto"
+    return learned(tree, settings) if shares == "learn" else settings
+
+
+def learned(tree: ClusterTree, settings: Settings) -> Settings:
+    """Return the settings with the shares of the tree."""
+    return settings._replace(shares="learn", prior=tree.shares(settings.n_clusters))
+
+
+def choose(
+    tree: ClusterTree | None,
+    fine: TrainingState | None,
+    rows: NDArray | None,
+    data: TrainingData,
+    settings: Settings,
+    random_state: np.random.RandomState,
+) -> tuple[Settings, list[NDArray | None]]:
+    """Return the settings without anything open, and the starts of a fit, if any.
+
+    Equal shares are given up where a sample says more about its neighbor's cluster in
+    the tree than in any start: these are clusters of a shape that k-means does not
+    find.
+    """
+    settings = settle(tree, settings)
+    if settings.shares == "learn" or (fine is not None and fine.interrupted):
+        return settings, []
+    starts = find_starts(rows, data, settings, random_state)
+    if tree is not None and settings.shares == "auto":
+        joined = tree.cut(settings.n_clusters)[tree.labels]
+        if data.kept is not None:
+            joined = joined[data.kept]
+        most = max(information(labels, data) for labels in starts)
+        if information(joined, data) > _CLEARLY * most:
+            return learned(tree, settings), []
+    return settings, starts
 
 
 def asking_for(prior: NDArray, objective: Objective) -> Objective:
@@ -230,6 +265,18 @@ def find_starts(
     return _most_informative(refined, data)
 
 
+def information(labels: NDArray, data: TrainingData) -> float:
+    """Return what the cluster of a sample says about that of its neighbor, in nats."""
+    together = collisions(data.graph, labels, data.weight)
+    shares = together.sum(axis=1)
+    return float(rel_entr(together, np.outer(shares, shares)).sum())
+
+
+def with_shares_of(tree: ClusterTree, settings: Settings) -> Settings:
+    """Return the settings, with the shares that the tree has at their number."""
+    return settings._replace(shares="learn", prior=tree.shares(settings.n_clusters))
+
+
 def _refine(labels: NDArray, data: TrainingData, settings: Settings) -> NDArray:
     """Solve for labels given those of the neighbors, until hardly any one changes."""
     prior = check_prior(settings.prior, settings.n_clusters)
@@ -247,14 +294,10 @@ def _refine(labels: NDArray, data: TrainingData, settings: Settings) -> NDArray:
 
 def _most_informative(starts: list[NDArray], data: TrainingData) -> list[NDArray]:
     """Return the starts in which a sample says most about its neighbor's cluster."""
-
-    def information(labels):
-        together = collisions(data.graph, labels, data.weight)
-        shares = together.sum(axis=1)
-        return rel_entr(together, np.outer(shares, shares)).sum()
-
     best = []
-    for labels in sorted(starts, key=information, reverse=True):
+    for labels in sorted(
+        starts, key=lambda labels: information(labels, data), reverse=True
+    ):
         if all(adjusted_rand_score(labels, other) < _SAME for other in best):
             best.append(labels)
     return best[:_N_TRAINED]

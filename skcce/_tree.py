@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -19,10 +20,14 @@ __all__ = ["ClusterTree"]
 _VALLEY = 0.22
 # Neighbors that are no more than noise: the lift of this quantile of pairs, at most.
 _NOISE_QUANTILE, _MOST_NOISE = 0.75, 0.3
+# A cluster may be adjacent to this many others, whose collisions are no noise.
+_ADJACENT = 8
 # A fine cluster of less than this part of an equal share is joined at once.
 _DUST = 0.2
 # Similarities are cut off below this, so that heights are finite.
 _LEAST = 1e-3
+# Heights that would be equal differ by this.
+_STEP = 1e-9
 
 
 @dataclass(eq=False)
@@ -76,10 +81,10 @@ class ClusterTree:
             If there are fewer fine clusters.
         """
         n_leaves = len(self.linkage) + 1
-        if not 1 <= n_clusters <= n_leaves:
+        if not isinstance(n_clusters, Integral) or not 1 <= n_clusters <= n_leaves:
             raise ValueError(
-                f"n_clusters={n_clusters} must be between 1 and the {n_leaves} fine "
-                "clusters of the tree."
+                f"n_clusters={n_clusters!r} must be an integer between 1 and the "
+                f"{n_leaves} fine clusters of the tree."
             )
         return join(self.linkage[: n_leaves - n_clusters, :2].astype(int), n_leaves)
 
@@ -183,7 +188,9 @@ def noise(together: NDArray) -> float:
     """Return the lift that neighbors have between clusters that are not adjacent.
 
     Some neighbors are no more than noise, and lead anywhere: a quantile of the lift
-    J_kl / (p_k p_l) over all pairs of clusters, by weight.
+    J_kl / (p_k p_l) over all pairs of clusters, by weight. If that is as large as the
+    mean, most clusters are adjacent, as in a single cloud of many dimensions, and there
+    is nothing that tells noise.
     """
     shares = together.sum(axis=1)
     pairs = np.triu_indices(len(shares), 1)
@@ -193,8 +200,11 @@ def noise(together: NDArray) -> float:
     lift = together[pairs] / weight
     order = np.argsort(lift, kind="stable")
     ahead = np.cumsum(weight[order])
-    rank = np.searchsorted(ahead, _NOISE_QUANTILE * ahead[-1])
-    return min(float(lift[order[rank]]), _MOST_NOISE)
+    not_adjacent = min(_NOISE_QUANTILE, max(0, 1 - _ADJACENT / (len(shares) - 1)))
+    rank = np.searchsorted(ahead, not_adjacent * ahead[-1])
+    level = float(lift[order[rank]])
+    is_cloud = level >= np.average(lift, weights=weight)
+    return 0.0 if is_cloud else min(level, _MOST_NOISE)
 
 
 def intrinsic_dimension(distances: NDArray) -> float:
@@ -258,34 +268,45 @@ def joining_order(
     n = len(together)
     shares, joint = together.sum(axis=1), together.copy()
     beyond = together - noise(together) * np.outer(shares, shares)
-    at = np.arange(n)
-    joins, weights, n_before = [], [], 0
-    while len(at) > 1:
-        own = np.maximum(beyond[at, at], np.finfo(float).tiny)
-        sizes = shares[at]
-        similarity = beyond[np.ix_(at, at)] / np.sqrt(np.outer(own, own))
-        similarity /= expected(sizes[:, np.newaxis] + sizes)
-        np.fill_diagonal(similarity, -np.inf)
-        is_dust = sizes < _DUST / n
+    is_there = np.ones(n, dtype=bool)
+
+    def similarities(some):
+        """Return those of some clusters to all; -inf to itself and to what is gone."""
+        own = np.maximum(beyond.diagonal(), np.finfo(float).tiny)
+        rows = beyond[some] / np.sqrt(np.outer(own[some], own))
+        rows /= expected(shares[some][:, np.newaxis] + shares)
+        rows[np.arange(len(some)), some] = -np.inf
+        rows[:, ~is_there] = -np.inf
+        return rows
+
+    similarity = similarities(np.arange(n))
+    joins, weights, n_before = [], [], n
+    for number in range(n - 1):
         score = similarity
+        is_dust = is_there & (shares < _DUST / n)
         if is_dust.any():
             score = np.where(is_dust[:, np.newaxis], similarity, -np.inf)
-        is_before = is_dust.any() or similarity.max() >= _VALLEY
-        if not is_before:
-            smaller = np.minimum(sizes[:, np.newaxis], sizes)
-            score = -smaller / similarity.clip(_LEAST)
-            np.fill_diagonal(score, -np.inf)
+        elif similarity.max() < _VALLEY:
+            # What is joined beyond the cut may become similar again: no way back.
+            n_before = min(n_before, number)
+        if number >= n_before:
+            smaller = np.minimum(shares[:, np.newaxis], shares)
+            score = np.where(
+                np.isneginf(similarity), -np.inf, -smaller / similarity.clip(_LEAST)
+            )
         pair = np.unravel_index(np.argmax(score), score.shape)
-        kept, gone = sorted(at[list(pair)])
+        kept, gone = sorted(pair)
         joins.append((kept, gone))
-        weights.append(joint[kept, gone] if is_before else -score[pair])
-        n_before += is_before
+        weights.append(joint[kept, gone] if number < n_before else -score[pair])
         for matrix in (joint, beyond):
             matrix[kept] += matrix[gone]
             matrix[:, kept] += matrix[:, gone]
         shares[kept] += shares[gone]
-        at = at[at != gone]
-    return np.array(joins, dtype=int).reshape(-1, 2), np.array(weights), n_before
+        shares[gone], is_there[gone] = 0, False
+        similarity[gone] = similarity[:, gone] = -np.inf
+        similarity[kept] = similarity[:, kept] = similarities(np.array([kept]))[0]
+    joins = np.array(joins, dtype=int).reshape(-1, 2)
+    return joins, np.array(weights), min(n_before, n - 1)
 
 
 def undoing_order(joins: NDArray, weights: NDArray, n_before: int) -> list[int]:
@@ -322,7 +343,9 @@ def _heights(weights: NDArray, n_before: int) -> NDArray:
     before = 1 - collisions / max(2 * collisions.max(initial=0), np.finfo(float).tiny)
     # No join is undone before the one above it, nor made before those below.
     before = np.minimum.accumulate(before[::-1])[::-1]
-    return np.concatenate([before, 1 + np.maximum.accumulate(np.log1p(costs))])
+    heights = np.concatenate([before, 1 + np.maximum.accumulate(np.log1p(costs))])
+    # SciPy cuts at a height, so no two joins may have the same.
+    return heights + _STEP * np.arange(-n_before, len(costs))
 
 
 def _scipy_linkage(joins: NDArray, heights: NDArray) -> NDArray:

@@ -141,3 +141,67 @@ def test_constant_rows_have_scale_one():
     mean, scale = row_scale(np.full((7, 2), 5.0))
     assert_array_equal(mean, [5, 5])
     assert scale == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_probabilities_of_joined_clusters_are_sums(rng, dtype):
+    X = rng.normal(size=(5000, 4)).astype(dtype)
+    model = started(X, 7)
+    groups = np.array([2, 0, 1, 1, 0, 3, 1])
+    joined = model.joined(groups)
+    logits = joined.decision_function(X)
+    assert logits.shape == (5000, 4)
+    assert logits.dtype == dtype
+    proba = softmax(model.decision_function(X).astype(float), axis=1)
+    expected = np.stack([proba[:, groups == k].sum(axis=1) for k in range(4)], axis=1)
+    assert_allclose(softmax(logits, axis=1), expected, atol=20 * np.finfo(dtype).eps)
+    assert_array_equal(joined.groups_, groups)
+    assert joined.coef_.shape == (7, 4)
+    assert model.groups_ is None
+
+
+def test_each_its_own_cluster_or_all_one(rng):
+    X = rng.normal(size=(50, 4))
+    model = started(X, 5)
+    same = model.joined(np.arange(5)).decision_function(X)
+    assert_allclose(same, model.decision_function(X), atol=1e-12)
+    renamed = model.joined(np.array([3, 1, 4, 0, 2])).decision_function(X)
+    expected = model.decision_function(X)[:, [3, 1, 4, 0, 2].index(0)]
+    assert_allclose(renamed[:, 0], expected, atol=1e-12)
+    assert model.joined(np.zeros(5, dtype=int)).decision_function(X).shape == (50, 1)
+
+
+def test_some_units_are_a_model_of_their_own(rng):
+    X = rng.normal(size=(50, 4))
+    model = started(X, 5)
+    some = model.units(np.array([4, 1]))
+    assert_array_equal(some.coef_, model.coef_[[4, 1]])
+    assert_allclose(some.decision_function(X), model.decision_function(X)[:, [4, 1]])
+    # Copies: training one leaves the other as it is.
+    before = model.coef_.copy()
+    some._weights[0] += 1
+    model.joined(np.zeros(5, dtype=int))._weights[0] += 1
+    assert_array_equal(model.coef_, before)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1.0, 1e4, 1e300])
+def test_sums_of_extreme_probabilities(size):
+    X = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    model = started(X, 4)
+    model._weights[0] = size * np.array([[1.0, 0], [0, 1], [-1, 0], [1, 1]])
+    logits = model.joined(np.array([0, 0, 1, 1])).decision_function(X)
+    units = model.decision_function(X)
+    assert np.isfinite(logits).all()
+    assert_allclose(logits[:, 0], np.logaddexp(units[:, 0], units[:, 1]), rtol=1e-12)
+    assert_allclose(logits[:, 1], np.logaddexp(units[:, 2], units[:, 3]), rtol=1e-12)
+
+
+def test_state_of_a_joined_model(rng):
+    X = rng.normal(size=(50, 4))
+    joined = started(X, 5).joined(np.array([0, 1, 1, 0, 2]))
+    state = joined.get_state()
+    other = LinearSoftmax().set_state(state)
+    assert_array_equal(other.decision_function(X), joined.decision_function(X))
+    for groups in ([0, 1, 1, 0], [0, 1, 1, 0, 3], [-1, 0, 0, 0, 0]):
+        with pytest.raises(ValueError, match="do not fit together"):
+            LinearSoftmax().set_state({**state, "groups": np.array(groups)})

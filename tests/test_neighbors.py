@@ -12,11 +12,13 @@ from skcce._neighbors import (
     random_walk,
     search,
     smooth,
+    without_itself,
 )
 
 
 def neighbor_graph(rows, n_neighbors, weight=None):
-    _, nearest = search(neighbor_index(rows, n_neighbors))
+    found = search(neighbor_index(rows, n_neighbors), rows)
+    nearest = without_itself(*found)[1]
     return random_walk(nearest, weight, rows.dtype)[0]
 
 

@@ -246,7 +246,7 @@ class CollisionClusterer(SoftmaxClusterer):
         The trained model.
     n_clusters_ : int
         Number of clusters.
-    prior_ : ndarray of shape (n_clusters_,)
+    prior_ : ndarray of shape (n_clusters,)
         Target shares: equal ones, those given, or those of the tree.
     features_ : SpectralFeatures or None
         What turns rows into the features of the model; None if it takes them as given.
@@ -268,7 +268,7 @@ class CollisionClusterer(SoftmaxClusterer):
     loss_curve_ : list of float
         Loss in each epoch, the mean over its batches, with its value of `lam`: each
         batch counts the fairness of its own labels, and the weighted loss of its views.
-    share_curve_ : ndarray of shape (n_epochs, n_clusters_)
+    share_curve_ : ndarray of shape (n_epochs, n_clusters)
         Share of the samples, by weight, in each cluster, in each epoch. Where clusters
         are joined, curves and epochs are those of the fine ones.
     n_iter_ : int

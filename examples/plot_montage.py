@@ -3,10 +3,10 @@ Where the mistakes are
 ======================
 
 ``MontageDisplay`` shows the most and the least confident images of each cluster. The
-mistakes are among the least confident ones: on the digits, 94 percent of them are in
+mistakes are among the least confident ones: on the digits, 95 percent of them are in
 the less confident half of the images.
 
-Confidence is no guarantee: 0.7 percent of the more confident half are also wrong.
+Confidence is no guarantee: 0.6 percent of the more confident half are also wrong.
 """  # noqa: D205, D400
 
 # %%

@@ -116,6 +116,7 @@ def test_studies_run_on_a_file(tmp_path, digits, monkeypatch, capsys):
     import choose_start
     import em_iterations
     import long_tail
+    import unknown_number
 
     path = tmp_path / "digits.npz"
     np.savez(path, X=digits[0][:500], y=digits[1][:500])
@@ -128,6 +129,11 @@ def test_studies_run_on_a_file(tmp_path, digits, monkeypatch, capsys):
     run(long_tail, monkeypatch, path, "--ratio", 4)
     output = capsys.readouterr().out
     assert "prior=true shares" in output
+    run(unknown_number, monkeypatch, path, "--seeds", 1, "--ratio", 4)
+    output = capsys.readouterr().out
+    for title in ("all rows, 10 classes", "thinned out, 10 classes"):
+        assert title in output
+    assert output.count("\nCollisionClusterer ") == output.count("\nHDBSCAN ") == 2
     np.savez(path, pixels=digits[0])
     with pytest.raises(SystemExit):
         run(long_tail, monkeypatch, path)

@@ -186,7 +186,8 @@ class CollisionClusterer(SoftmaxClusterer):
         averaged along four steps of a random walk from neighbor to neighbor. 0 turns
         this off, as in the paper. "auto" is 10 for a linear model, but at most
         ``n_samples // (4 * n_clusters)``, and 0 for a network, whose augmented views
-        take the place of neighbors.
+        take the place of neighbors. Neighbors that tell no more of clusters than those
+        in a cloud without any are left out, too, if `n_clusters` is a number.
     init : {"auto", "k-means", "random"} or array-like, default="auto"
         Where to start: at the centroids of k-means (on neighbor-averaged rows), turned
         into weights; at random weights (the paper's Kaiming initialization); at given
@@ -210,6 +211,10 @@ class CollisionClusterer(SoftmaxClusterer):
     tol : float, default=1e-3
         Stop after 3 consecutive epochs in which at most this share of the samples
         changed cluster.
+    contamination : float or None, default=None
+        Part of the training samples, up to 0.5, that belong nowhere: those with the
+        highest outlier scores, and new rows with scores as high, get the label -1. It
+        changes neither clusters nor probabilities. None labels all. It needs features.
     checkpoint : str, path-like or None, default=None
         File that is written after every epoch. If the file exists, fit resumes from
         it, and ends as if it had never been interrupted; delete it to start anew.
@@ -227,14 +232,21 @@ class CollisionClusterer(SoftmaxClusterer):
     Attributes
     ----------
     labels_ : ndarray of shape (n_samples,)
-        Cluster of each training sample, equal to ``predict`` on the training data.
+        Cluster of each training sample, equal to ``predict`` on the training data; -1
+        for outliers, if `contamination` says how many.
     probabilities_ : ndarray of shape (n_samples,)
         Probability of the assigned cluster of each training sample.
+    outlier_scores_ : ndarray of shape (n_samples,)
+        How foreign each training sample is, from its distances to neighbors; 0 is
+        usual. Only if there are features.
+    temperature_ : float
+        What the logits of the model are divided by, so that probabilities are as sure
+        as neighbors are of one mind; 1 without neighbors.
     model_ : SoftmaxModel
         The trained model.
     n_clusters_ : int
         Number of clusters.
-    prior_ : ndarray of shape (n_clusters_,)
+    prior_ : ndarray of shape (n_clusters,)
         Target shares: equal ones, those given, or those of the tree.
     features_ : SpectralFeatures or None
         What turns rows into the features of the model; None if it takes them as given.
@@ -256,7 +268,7 @@ class CollisionClusterer(SoftmaxClusterer):
     loss_curve_ : list of float
         Loss in each epoch, the mean over its batches, with its value of `lam`: each
         batch counts the fairness of its own labels, and the weighted loss of its views.
-    share_curve_ : ndarray of shape (n_epochs, n_clusters_)
+    share_curve_ : ndarray of shape (n_epochs, n_clusters)
         Share of the samples, by weight, in each cluster, in each epoch. Where clusters
         are joined, curves and epochs are those of the fine ones.
     n_iter_ : int

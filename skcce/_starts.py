@@ -52,6 +52,8 @@ _N_REFINEMENTS, _N_CALM = 10, 1e-3
 _N_TRAINED, _SAME = 3, 0.98
 # The tree is preferred to k-means if it says this many times as much about neighbors.
 _CLEARLY = 1.01
+# Then its clusters are worth at least this part of as many equal ones.
+_ABOUT_EQUAL = 0.8
 # Epochs of the fine clusters of a tree.
 _FINE_EPOCHS = 10
 # Sizes are unequal if the median sample lives in a cluster this many times as large as
@@ -173,7 +175,7 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
         return settings if shares == "given" else learned(tree, settings)
     if shares == "auto" and n_leaves < n_clusters:  # too few distinct rows
         return settings._replace(shares="given")
-    if shares == "auto" and 3 * tree.n_clusters > n_clusters:
+    if shares == "auto" and 2 * tree.n_clusters >= n_clusters:
         natural = np.sort(tree.shares(tree.n_clusters))
         median = natural[np.searchsorted(natural.cumsum(), 0.5)]
         shares = "learn" if median * n_clusters > _UNEQUAL else "auto"
@@ -195,8 +197,8 @@ def choose(
 ) -> tuple[Settings, list[NDArray | None]]:
     """Return the settings without anything open, and the starts of a fit, if any.
 
-    Equal shares are given up where a sample says more about its neighbor's cluster in
-    the tree than in any start: these are clusters of a shape that k-means does not
+    Clusters of about equal size are those of the tree where they say more about a
+    sample's neighbor than those of any start: they have a shape that k-means does not
     find.
     """
     settings = settle(tree, settings)
@@ -208,7 +210,11 @@ def choose(
         if data.kept is not None:
             joined = joined[data.kept]
         most = max(information(labels, data) for labels in starts)
-        if information(joined, data) > _CLEARLY * most:
+        sizes = tree.shares(settings.n_clusters)
+        if (
+            information(joined, data) > _CLEARLY * most
+            and 1 / (sizes**2).sum() > _ABOUT_EQUAL * settings.n_clusters
+        ):
             return learned(tree, settings), []
     return settings, starts
 

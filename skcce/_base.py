@@ -290,12 +290,14 @@ feature_names_in_
             self._train(
                 model, data, objective, settings, state, checkpoint, callbacks, found
             )
-            self._set_attributes(model, data, objective, state, found, scores)
+            clusters = self._set_attributes(
+                model, data, objective, state, found, scores
+            )
         callbacks.end_fit()
         raise_if_diverged(state)
         if checkpoint and not state.interrupted:
             checkpoint.write(state, found, self)
-        warn_if_unfinished(state, self.tol, self.labels_, settings.n_wanted)
+        warn_if_unfinished(state, self.tol, clusters, settings.n_wanted)
         return self
 
     def cut(self, n_clusters: int) -> Self:
@@ -638,7 +640,8 @@ feature_names_in_
         state: TrainingState,
         found: Mapping[str, Any],
         scores: NDArray | None,
-    ) -> None:
+    ) -> NDArray:
+        """Return the cluster of every sample, outliers included."""
         features = found["features_"]
         try:
             # A copy, as a checkpoint goes on from the predictions of the last epoch.
@@ -662,10 +665,11 @@ feature_names_in_
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
         logits = logits / logits.dtype.type(tau)
-        labels = logits.argmax(axis=1)
+        labels = clusters = logits.argmax(axis=1)
         if scores is not None:
             found = {**found, "outlier_scores_": scores}
-            labels[scores > found["_surroundings"].threshold] = -1
+            is_foreign = scores > found["_surroundings"].threshold
+            labels = np.where(is_foreign, -1, clusters)
         # All at once, because Ctrl-C may come in between.
         vars(self).pop("outlier_scores_", None)  # of an earlier fit
         vars(self).update(
@@ -677,3 +681,4 @@ feature_names_in_
             loss_=loss,
             **curves(state),
         )
+        return clusters

@@ -67,7 +67,7 @@ def warn_if_unfinished(
             ConvergenceWarning,
             stacklevel=_CALLER_OF_FIT,
         )
-    n_used = len(np.unique(labels[labels >= 0]))
+    n_used = len(np.unique(labels))
     if n_used < n_wanted:
         warnings.warn(
             f"Only {n_used} of {n_wanted} clusters are used. Try "

@@ -131,7 +131,8 @@ def principal_projection(
 
 def neighbor_index(rows: NDArray, n_neighbors: int) -> NearestNeighbors:
     """Return scikit-learn's index of the rows."""
-    return NearestNeighbors(n_neighbors=n_neighbors).fit(rows)
+    with inner_fits():
+        return NearestNeighbors(n_neighbors=n_neighbors).fit(rows)
 
 
 def search(index: NearestNeighbors, rows: NDArray) -> tuple[NDArray, NDArray]:

@@ -24,6 +24,8 @@ _NOISE_QUANTILE, _MOST_NOISE = 0.75, 0.3
 _ADJACENT = 8
 # A fine cluster of less than this part of an equal share is joined at once.
 _DUST = 0.2
+# Rows nearer than this are copies; they have mean square norm 1.
+_COPY = 1e-6
 # Similarities are cut off below this, so that heights are finite.
 _LEAST = 1e-3
 # Heights that would be equal differ by this.
@@ -211,14 +213,20 @@ def intrinsic_dimension(distances: NDArray) -> float:
     """Return the maximum-likelihood estimate of Levina and Bickel.
 
     From the distances (n_samples, n_neighbors) to the nearest neighbors, in increasing
-    order, with the correction of MacKay and Ghahramani (inverses are averaged).
+    order; inverses are averaged (MacKay and Ghahramani). Only the farther half of the
+    neighbors counts: the nearest ones may be copies of a row.
     """
     n_neighbors = distances.shape[1]
-    distances = distances[distances[:, 0] > 0].astype(np.float64)
+    half = n_neighbors // 2
+    distances = distances[:, max(half - 1, 0) :].astype(np.float64)
+    distances = distances[distances[:, 0] > _COPY]
     if n_neighbors < 3 or not len(distances):
         return 1.0
     inverse = np.log(distances[:, -1:] / distances[:, :-1]).sum() / len(distances)
-    return max(1.0, (n_neighbors - 2) / inverse) if inverse > 0 else 1.0
+    # The mean of log(d_k / d_j) is that of 1 / j + ... + 1 / (k - 1), over d.
+    ranks = np.arange(max(half, 1), n_neighbors)
+    expected = np.cumsum(1 / ranks[::-1]).sum()
+    return max(1.0, expected / inverse) if inverse > 0 else 1.0
 
 
 def crossing(n_samples: NDArray, dimension: float, n_neighbors: int) -> NDArray:

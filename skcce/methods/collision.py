@@ -155,7 +155,8 @@ class CollisionClusterer(SoftmaxClusterer):
         What the model is trained on: "spectral" are the rows and, beside them, their
         place on the graph of neighbors (:class:`skcce.SpectralFeatures`), in which a
         linear boundary may follow the shape of the data. None are the rows as they are.
-        "auto" is "spectral" for a linear model with neighbors, None for a network.
+        "auto" is "spectral" for a linear model with neighbors, None for a network. A
+        SpectralFeatures takes the `n_neighbors` of the clusterer.
     lam : float, pair of floats or "auto", default="auto"
         Weight (:math:`\lambda > 0`) of the fairness term in the mean-level loss above;
         it does not depend on the batch size. A pair decays, or grows, geometrically

@@ -297,6 +297,8 @@ class TreeDisplay:
         import_pyplot()
         before, last = split(estimator)
         check_is_fitted(last)
+        if hasattr(last, "cut"):
+            last.tree_  # noqa: B018 - says why there is none
         if not hasattr(last, "tree_"):
             raise TypeError(
                 f"estimator={type(last).__name__} must be a CollisionClusterer, or a "

@@ -52,7 +52,9 @@ def try_out(parameters, seed, X, y):
     """Fit one candidate; return its ARI and what every criterion says of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of unused clusters, and convergence
-        clusterer = CollisionClusterer(random_state=seed, **parameters).fit(X)
+        # Equal shares: those of a tree leave nothing for lam to do.
+        clusterer = CollisionClusterer(prior=None, random_state=seed, **parameters)
+        clusterer.fit(X)
         ari = adjusted_rand_score(y, clusterer.labels_)
         return [ari, *(criterion(clusterer, X, y) for criterion in CRITERIA.values())]
 

@@ -80,7 +80,8 @@ def study(name, candidates, default, subsets, n_jobs):
         with np.errstate(invalid="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # constant values have no rank
             ranks = [spearmanr(*pair)[0] for pair in zip(values, aris, strict=True)]
-        print_row(criterion, aris, best, picks, np.nanmean(ranks))
+            rank = np.nanmean(ranks)
+        print_row(criterion, aris, best, picks, rank)
     print_row("always the default", aris, best, np.full(len(subsets), default))
     at_random = aris.mean()
     print(f"{'at random':18}{'':17}{100 * at_random:7.1f}", end="")

@@ -1,9 +1,13 @@
-"""Mehrotra's predictor-corrector method, for the labels of the candidates.
+"""A primal-dual interior-point method, for the labels of the candidates.
 
 The optimality conditions are ``label * slack = 0``, ``hit * pull = 1`` and, for the
 clusters, ``usage * (lam + price) = lam * prior`` (reverse divergence) or
 ``price = -lam * ln(usage / prior)`` (forward). Newton's method for them reduces to one
-linear system in the prices, as every sample's own unknowns can be eliminated.
+linear system in the prices, as every sample's own unknowns can be eliminated. The
+system is factorized once for Mehrotra's predictor and corrector, and for Gondzio's
+centrality correctors (S. Mehrotra, "On the implementation of a primal-dual interior
+point method", 1992; J. Gondzio, "Multiple centrality corrections in a primal-dual
+method for linear programming", 1996).
 """
 
 from typing import NamedTuple
@@ -14,6 +18,10 @@ from numpy.typing import NDArray
 from skcce._pseudo_labels.kernel import kernel
 
 _FIXED = 1e200  # stiffness of a price that does not move
+# Correctors for centrality, and the step from which on there is no need for another.
+# They are cheap beside the factorization of a whole problem, not of a sparse one.
+_CORRECTORS, _LONG = 3, 0.9
+_ROWS = 256  # that go into a matrix product together
 # Operations, about, after which a kernel returns: Python sees Ctrl-C only in between.
 # Nor may a kernel that Python calls return an array: Numba runs Python code to wrap it,
 # does not notice the KeyboardInterrupt that this raises, and ends with a SystemError.
@@ -24,7 +32,7 @@ class Candidates(NamedTuple):
     """The problem of the candidates: an entry is a candidate of a sample."""
 
     first: NDArray  # (n_open + 1,), entries first[i] <= e < first[i + 1] are sample i's
-    cluster: NDArray  # (n_entries,)
+    cluster: NDArray | None  # (n_entries,); None: every cluster, for every sample
     ratio: NDArray  # (n_entries,), prediction, divided by the sample's largest one
     weight: NDArray  # (n_open,), of the samples
     settled: NDArray  # (n_clusters,), sum of weight * label over all other samples
@@ -35,27 +43,32 @@ class Candidates(NamedTuple):
 
 
 class _Point(NamedTuple):
-    """All unknowns, or a step of them."""
+    """The unknowns, and what follows from them."""
 
     label: NDArray  # (n_entries,)
-    slack: NDArray  # (n_entries,), level - price - pull * ratio, multiplier of y >= 0
-    hit: NDArray  # (n_open,), collision probability, sum of ratio * label
-    pull: NDArray  # (n_open,), 1 / hit at the optimum
     level: NDArray  # (n_open,), multiplier of "the labels sum to 1"
-    usage: NDArray  # (n_clusters,), mean label
+    pull: NDArray  # (n_open,), 1 / hit at the optimum
     price: NDArray  # (n_clusters,), what a unit earns, minus what it earns in balance
+    hit: NDArray  # (n_open,), collision probability, sum of ratio * label
+    usage: NDArray  # (n_clusters,), mean label
+
+
+class _Step(NamedTuple):
+    """A step of the unknowns; those of slacks and labels follow, entry by entry."""
+
+    aim: NDArray  # (n_entries,), what label * slack shall be after a full step
+    level: NDArray  # (n_open,)
+    pull: NDArray  # (n_open,)
+    price: NDArray  # (n_clusters,)
 
 
 class _Newton(NamedTuple):
     """The linear system of a step."""
 
-    mobility: NDArray  # (n_entries,), label / slack
-    change: NDArray  # (n_entries,), step of the labels if no slack moves
-    total: NDArray  # (n_open,), sum of a sample's mobilities
+    turn: NDArray  # (n_open,), step of hit if no pull moves
+    total: NDArray  # (n_open,), sum of a sample's mobilities label / slack
     mean: NDArray  # (n_open,), their mean ratio
     variation: NDArray  # (n_open,), of the ratios, second pivot of a 2 x 2 block
-    turn: NDArray  # (n_open,), step of hit if no pull moves
-    reach: NDArray  # (n_open,), product of the sample's own longest steps
     stiffness: NDArray  # (n_clusters,), prices balance the usage after the step if
     demand: NDArray  # total_weight * d_usage + stiffness * d_price = demand
     system: NDArray  # (n_clusters, n_clusters), symmetric and positive definite
@@ -67,126 +80,172 @@ def solve_candidates(
     start: float,
     tol: float,
     max_iter: int,
-) -> tuple[NDArray, NDArray, NDArray, NDArray, int]:
+) -> tuple[NDArray, NDArray, NDArray, NDArray, int, bool]:
     """Solve for the labels to a duality gap of `tol`, in nats.
 
     price : (n_clusters,), a guess
-    start : slack at the start
+    start : duality gap of a sample at the start, about the error of the prices
     returns : label (n_entries,), hit (n_open,), usage and price (n_clusters,), all of
-        the step with the least gap; the number of steps
+        the step with the least gap; the number of steps; whether they reached `tol`
     """
-    n_open, n_entries = len(candidates.weight), len(candidates.cluster)
+    n_open, n_entries = len(candidates.weight), len(candidates.ratio)
     n_clusters = len(price)
-    sizes = 2 * [n_entries] + 3 * [n_open] + 2 * [n_clusters]
-    point, step = (_Point(*map(np.zeros, sizes)) for _ in range(2))
-    best = _Point(*map(np.zeros, [n_entries, 0, n_open, 0, 0, n_clusters, n_clusters]))
-    sizes = 2 * [n_entries] + 5 * [n_open] + 2 * [n_clusters]
+    sizes = [n_entries, n_open, n_open, n_clusters, n_open, n_clusters]
+    point = _Point(*map(np.zeros, sizes))
+    best = _Point(*map(np.zeros, [n_entries, 0, 0, n_clusters, n_open, n_clusters]))
+    sizes = [n_entries, n_open, n_open, n_clusters]
+    step, trial = (_Step(*map(np.zeros, sizes)) for _ in range(2))
+    sizes = 4 * [n_open] + 2 * [n_clusters]
     newton = _Newton(*map(np.zeros, [*sizes, (n_clusters, n_clusters)]))
     point.price[:] = price
-    per_entry = 50 + n_entries / max(n_open, 1)
+    _center(candidates, start * n_open / max(n_entries, 1), point)
+    per_entry = 100 + n_entries / max(n_open, 1)
     pause = 1 + int(_LONGEST / (per_entry * n_entries + n_clusters**3))
-    # Number of steps, length of the last one, lowest gap, the gap after the last step
-    # that was worth its while, and the number of steps since.
-    progress = np.array([0, 1, np.inf, np.inf, 0])
+    progress = np.array([0, np.inf])  # number of steps, lowest gap
     while not _take_steps(
-        candidates, start, tol, max_iter, pause, point, step, newton, best, progress
+        candidates, tol, max_iter, pause, point, step, trial, newton, best, progress
     ):
         pass
-    return best.label, best.hit, best.usage, best.price, int(progress[0])
+    n_iter, gap = progress
+    return best.label, best.hit, best.usage, best.price, int(n_iter), gap <= tol
 
 
 @kernel
 def _take_steps(
-    candidates, start, tol, max_iter, pause, point, step, newton, best, progress
+    candidates, tol, max_iter, pause, point, step, trial, newton, best, progress
 ):
     """Take up to `pause` steps, from where the last call ended.
 
-    candidates, start, tol, max_iter : IN, see `solve_candidates`
-    point, step, newton, best, progress : IN/OUT, its state and workspace
+    candidates, tol, max_iter : IN, see `solve_candidates`
+    point, step, trial, newton, best, progress : IN/OUT, its state and workspace
     returns : whether there is no more to do
     """
-    lam, prior, forward = candidates[-3:]
     n_entries = max((candidates.weight * np.diff(candidates.first)).sum(), 1e-300)
-    n_iter, length, lowest_gap, milestone, n_in_vain = progress
-    if n_iter == 0:
-        _start(candidates, start, point)
+    n_iter, lowest_gap = progress
     while True:
         gap, mu = _measure(candidates, point)
         mu /= n_entries
         gap += _demand(candidates, point, step, 0.0, newton)
-        n_in_vain = 0 if gap < 0.9 * milestone else n_in_vain + 1
-        milestone = gap if n_in_vain == 0 else milestone
         if gap < lowest_gap or n_iter == 0:
             lowest_gap = gap
             best.label[:] = point.label
             best.hit[:] = point.hit
             best.usage[:] = point.usage
             best.price[:] = point.price
+        progress[:] = n_iter, lowest_gap
         if gap <= tol or n_iter == max_iter or not np.isfinite(gap):
             return True
-
-        # Full steps may run in a circle, among prices that hit their bound.
-        longest = 0.99 if n_in_vain < 8 else 0.3
-
-        # Predictor: the Newton step to where all products vanish.
         _factorize(candidates, point, newton)
         if not np.isfinite(newton.system.sum()):
             return True
         factor = _cholesky(newton.system)
-        _aim(candidates, point, step, 0.0, 0.0, newton)
-        _, _, left = _direction(candidates, point, factor, newton, step)
+
+        # Predictor: the Newton step to where all products vanish.
+        step.aim[:] = 0.0
+        for i in range(len(newton.turn)):
+            newton.turn[i] = 1 / point.pull[i] - point.hit[i]
+        _direction(candidates, point, factor, newton, step)
 
         # Corrector: to the central path, at a target that is lower the farther the
-        # predictor could go, but not much lower than the rest of the gap. If the last
-        # step was blocked, center instead.
-        target = mu * min(1.0, left / n_entries / mu) ** 3
+        # predictor could go, but not much lower than the rest of the gap.
+        left = _look_ahead(candidates, point, step, newton) / n_entries
+        target = mu * min(1.0, left / mu) ** 3
         target = max(target, 0.02 * gap * candidates.total_weight / n_entries)
-        trust = 1.0
-        if length < 0.05:
-            target = max(target, 0.7 * mu)
-            trust = 0.0
-        _aim(candidates, point, step, trust, target, newton)
-        _demand(candidates, point, step, trust, newton)
-        label_length, price_length, _ = _direction(
-            candidates, point, factor, newton, step
-        )
-        change = step.price.sum() + step.usage.sum()
-        if not np.isfinite(label_length * price_length + change):
+        step.aim[:] += target
+        _demand(candidates, point, step, 1.0, newton)
+        _direction(candidates, point, factor, newton, step)
+        label_length, price_length = _lengths(candidates, point, step)
+
+        # Centrality: what would be far from the target after a longer step is mended.
+        for _ in range(_CORRECTORS):
+            if min(label_length, price_length) > _LONG:
+                break
+            longer = min(1.0, 2 * label_length + 0.1), min(1.0, 2 * price_length + 0.1)
+            _mend(candidates, point, step, longer, target, trial)
+            _direction(candidates, point, factor, newton, trial)
+            lengths = _lengths(candidates, point, trial)
+            if not lengths[0] + lengths[1] >= label_length + price_length:
+                break
+            label_length, price_length = lengths
+            step, trial = trial, step
+
+        if not np.isfinite(label_length * price_length + step.price.sum()):
             return True
-        label_length *= longest
-        price_length *= longest
-        length = min(label_length, price_length)
-        for k in range(len(prior)):
-            least = -np.inf
-            if not forward:  # The price is positive, and the usage at most 1.
-                least = max(0.1 * (lam + point.price[k]), lam * prior[k]) - lam
-            price = point.price[k] + price_length * step.price[k]
-            point.price[k] = max(price, least)
-        _advance(candidates, step, label_length, price_length, 0.01 * target, point)
+        _advance(
+            candidates, step, 0.99 * label_length, 0.99 * price_length, 0.01 * target,
+            point,
+        )  # fmt: skip
         n_iter += 1
-        progress[:] = n_iter, length, lowest_gap, milestone, n_in_vain
         if n_iter % pause == 0:
+            progress[0] = n_iter
             return False
 
 
 @kernel
-def _start(candidates, start, point):
-    """Set a start with slacks of at least `start`, and about equal products.
+def _cluster_of(cluster, e, first):
+    """Return the cluster of entry e of a sample whose entries begin at `first`."""
+    return e - first if cluster is None else cluster[e]
+
+
+@kernel
+def _slack_of(level, price, pull, ratio):
+    """Return the slack of an entry, the multiplier of label >= 0."""
+    slack = level - price - pull * ratio
+    least = 1e-16 * abs(price)
+    return slack if slack > least else least
+
+
+@kernel
+def _center(candidates, mu, point):
+    """Start from where every sample would be on the central path, given its prices.
 
     candidates : IN
-    point : IN/OUT, its price is given, label, pull and level are set
+    mu : of the path, where label * slack = mu and hit * pull = 1
+    point : IN/OUT, its price is given, label, level and pull are set
+
+    The point is the minimum of level - ln pull - mu * sum(ln slack), by damped steps of
+    Newton's method. It need not be found to the end, any positive labels will do.
     """
     first, cluster, ratio = candidates[:3]
-    label, _, _, pull, level, _, price = point
+    label, level, pull, price = point[:4]
     for i in range(len(pull)):
-        entries = range(first[i], first[i + 1])
-        pull[i] = 1 / ratio[first[i] : first[i + 1]].mean()
+        pull[i] = 1.0
         top = -np.inf
-        for e in entries:
-            top = max(top, price[cluster[e]] + pull[i] * ratio[e])
-        level[i] = top + start
-        for e in entries:
-            label[e] = 1 / (level[i] - price[cluster[e]] - pull[i] * ratio[e])
+        for e in range(first[i], first[i + 1]):
+            k = _cluster_of(cluster, e, first[i])
+            top = max(top, price[k] + ratio[e])
+        level[i] = top + mu * (first[i + 1] - first[i])
+        for _ in range(30):
+            # Derivatives by level and pull.
+            by_level, by_pull = 1.0, -1 / pull[i]
+            twice_level, mixed, twice_pull = 0.0, 0.0, 1 / pull[i] ** 2
+            for e in range(first[i], first[i + 1]):
+                k = _cluster_of(cluster, e, first[i])
+                slack = _slack_of(level[i], price[k], pull[i], ratio[e])
+                y = mu / slack
+                mobility = y / slack
+                by_level -= y
+                by_pull += y * ratio[e]
+                twice_level += mobility
+                mixed -= mobility * ratio[e]
+                twice_pull += mobility * ratio[e] * ratio[e]
+            determinant = twice_level * twice_pull - mixed * mixed
+            d_level = -(twice_pull * by_level - mixed * by_pull) / determinant
+            d_pull = -(twice_level * by_pull - mixed * by_level) / determinant
+            rate = max(1.0, -d_pull / pull[i] / 0.9)
+            for e in range(first[i], first[i + 1]):
+                k = _cluster_of(cluster, e, first[i])
+                slack = _slack_of(level[i], price[k], pull[i], ratio[e])
+                rate = max(rate, (d_pull * ratio[e] - d_level) / slack / 0.9)
+            if not rate < np.inf:
+                break
+            level[i] += d_level / rate
+            pull[i] += d_pull / rate
+            if -(d_level * by_level + d_pull * by_pull) < 0.01 * mu:
+                break
+        for e in range(first[i], first[i + 1]):
+            k = _cluster_of(cluster, e, first[i])
+            label[e] = mu / _slack_of(level[i], price[k], pull[i], ratio[e])
 
 
 @kernel
@@ -194,11 +253,11 @@ def _measure(candidates, point):
     """Compute what follows from labels and prices.
 
     candidates : IN
-    point : IN/OUT, labels are scaled to sum to 1; slack, hit and usage are set
+    point : IN/OUT, labels are scaled to sum to 1; hit and usage are set
     returns : the samples' part of the duality gap; sum of weight * label * slack
     """
     first, cluster, ratio, weight, settled, total_weight = candidates[:6]
-    label, slack, hit, pull, level, usage, price = point
+    label, level, pull, price, hit, usage = point
     usage[:] = settled
     products = 0.0
     gap = 0.0
@@ -207,16 +266,16 @@ def _measure(candidates, point):
         for e in range(first[i], first[i + 1]):
             total += label[e]
         share = 1 / total
+        for e in range(first[i], first[i + 1]):
+            label[e] *= share
         hit[i] = 0.0
         product = 0.0
         for e in range(first[i], first[i + 1]):
-            k = cluster[e]
-            label[e] *= share
-            slack[e] = level[i] - price[k] - pull[i] * ratio[e]
-            slack[e] = max(slack[e], 1e-16 * abs(price[k]))  # if that took its digits
+            k = _cluster_of(cluster, e, first[i])
             hit[i] += ratio[e] * label[e]
-            usage[k] += weight[i] * label[e]
-            product += slack[e] * label[e]
+            product += label[e] * _slack_of(level[i], price[k], pull[i], ratio[e])
+        for e in range(first[i], first[i + 1]):
+            usage[_cluster_of(cluster, e, first[i])] += weight[i] * label[e]
         products += weight[i] * product
         excess = hit[i] * pull[i] - 1
         gap += weight[i] * (excess - np.log1p(excess))
@@ -232,7 +291,7 @@ def _demand(candidates, point, step, trust, newton):
     candidates, point : IN
     step : IN, that of the predictor, for its second-order term
     trust : part of the second-order term that is taken over
-    newton : OUT, stiffness and demand
+    newton : IN/OUT, stiffness and demand; those of the predictor give its d_usage
     returns : the clusters' part of the duality gap
     """
     lam, prior, forward = candidates[-3:]
@@ -242,6 +301,7 @@ def _demand(candidates, point, step, trust, newton):
     gap = 0.0
     log_asked = _log_asked(candidates, price) if forward else 0.0
     for k in range(len(usage)):
+        d_usage = (demand[k] - stiffness[k] * step.price[k]) / total_weight
         stiffness[k] = _FIXED  # the price of an unwanted cluster
         demand[k] = 0.0
         if prior[k] == 0:
@@ -259,7 +319,7 @@ def _demand(candidates, point, step, trust, newton):
             # A price near -lam has lost its digits.
             full_price = max(lam + price[k], lam * prior[k])
             missing = lam * prior[k] - usage[k] * full_price
-            second = trust * step.usage[k] * step.price[k]
+            second = trust * d_usage * step.price[k]
             stiffness[k] = total_weight * usage[k] / full_price
             demand[k] = total_weight * (missing - second) / full_price
             excess = -missing / (lam * prior[k])
@@ -283,174 +343,280 @@ def _log_asked(candidates, price):
 
 
 @kernel
-def _aim(candidates, point, step, trust, target, newton):
-    """Set the right-hand side of the samples' equations.
-
-    candidates, point : IN
-    step : IN, that of the predictor, for its second-order terms
-    trust : part of the second-order terms that is taken over
-    target : of all products label * slack
-    newton : IN/OUT, change and turn are set
-    """
-    first = candidates.first
-    label, slack, hit, pull = point[:4]
-    for i in range(len(pull)):
-        second = trust * newton.reach[i]
-        for e in range(first[i], first[i + 1]):
-            product = second * step.label[e] * step.slack[e]
-            newton.change[e] = (target - product) / slack[e] - label[e]
-        product = second * step.hit[i] * step.pull[i]
-        newton.turn[i] = (1 - product) / pull[i] - hit[i]
-
-
-@kernel
 def _factorize(candidates, point, newton):
     """Eliminate the samples' unknowns: the linear system of the price changes.
 
     candidates, point : IN
-    newton : IN/OUT, stiffness is given; mobility, total, mean, variation, system are
-        set
+    newton : IN/OUT, stiffness is given; total, mean, variation, system are set
 
     A sample adds weight times diag(m) - m m' / total - v v' / variation to the system,
-    with the mobilities m and v = m * (ratio - mean). Its rows sum to zero, so that the
-    diagonal follows from the couplings of two clusters each.
+    with the mobilities m = label / slack and v = m * (ratio - mean). Its rows sum to
+    zero, so that the diagonal follows from the couplings of two clusters each.
     """
     first, cluster, ratio, weight = candidates[:4]
-    label, slack, hit, pull = point[:4]
-    mobility, system = newton.mobility, newton.system
+    label, level, pull, price, hit, _ = point
+    system, n_clusters = newton.system, len(price)
     system[:] = 0.0
+    mobility = np.empty(n_clusters)
+    n_rows = 0
+    rows = np.empty((2 * _ROWS if cluster is None else 0, n_clusters))
     for i in range(len(pull)):
+        start, count = first[i], first[i + 1] - first[i]
+        for m in range(count):
+            e = start + m
+            k = _cluster_of(cluster, e, start)
+            slack = _slack_of(level[i], price[k], pull[i], ratio[e])
+            mobility[m] = label[e] / slack
         total = 0.0
         moment = 0.0
-        # Two loops, see `kernel`.
-        for e in range(first[i], first[i + 1]):
-            mobility[e] = label[e] / slack[e]
-        for e in range(first[i], first[i + 1]):
-            total += mobility[e]
-            moment += mobility[e] * ratio[e]
+        for m in range(count):
+            total += mobility[m]
+            moment += mobility[m] * ratio[start + m]
         mean = moment / total
         variation = hit[i] / pull[i]
-        for e in range(first[i], first[i + 1]):
-            variation += mobility[e] * (ratio[e] - mean) ** 2
+        for m in range(count):
+            variation += mobility[m] * (ratio[start + m] - mean) ** 2
         newton.total[i] = total
         newton.mean[i] = mean
         newton.variation[i] = variation
         by_sum = weight[i] / total
         by_variation = weight[i] / variation
-        if first[i + 1] - first[i] == 2:  # the same, without cancellation
-            by_sum *= hit[i] / pull[i] / variation
-            by_variation = 0.0
-        for e in range(first[i], first[i + 1]):
-            j = cluster[e]
-            for f in range(first[i], e):
-                k = cluster[f]
-                product = (ratio[e] - mean) * (ratio[f] - mean)
-                coupling = mobility[e] * mobility[f] * (by_sum + by_variation * product)
-                system[j, j] += coupling
-                system[k, k] += coupling
-                system[j, k] -= coupling
-    for k in range(len(system)):
+        if cluster is None:
+            by_sum, by_variation = np.sqrt(by_sum), np.sqrt(by_variation)
+            for m in range(count):
+                rows[n_rows, m] = by_sum * mobility[m]
+                rows[n_rows + 1, m] = (
+                    by_variation * mobility[m] * (ratio[start + m] - mean)
+                )
+            n_rows += 2
+            if n_rows == len(rows) or i == len(pull) - 1:
+                filled = rows[:n_rows]
+                system -= np.dot(filled.T, filled)
+                n_rows = 0
+        else:
+            if count == 2:  # the same, without cancellation
+                by_sum *= hit[i] / pull[i] / variation
+                by_variation = 0.0
+            for m in range(count):
+                j = _cluster_of(cluster, start + m, start)
+                for l in range(m):
+                    k = _cluster_of(cluster, start + l, start)
+                    product = (ratio[start + m] - mean) * (ratio[start + l] - mean)
+                    system[j, k] -= (
+                        mobility[m] * mobility[l] * (by_sum + by_variation * product)
+                    )
+    for k in range(n_clusters):
+        system[k, k] = 0.0
+    for j in range(n_clusters):
+        for k in range(j):
+            system[k, j] = system[j, k]
+    for k in range(n_clusters):
         # Couplings may be negative, and their sum below 0 by rounding. The last term
         # keeps the matrix positive definite in spite of it.
-        system[k, k] = max(system[k, k], 0.0)
-        system[k, k] += newton.stiffness[k] + 1e-15 * system[k, k] + 1e-300
-        for j in range(k):
-            system[j, k] = system[k, j]
+        diagonal = max(-system[k].sum(), 0.0)
+        system[k, k] = diagonal + newton.stiffness[k] + 1e-15 * diagonal + 1e-300
 
 
 @kernel
 def _direction(candidates, point, factor, newton, step):
     """Solve for a Newton step.
 
-    candidates, point : IN
+    candidates, point, newton : IN
     factor : (n_clusters, n_clusters) IN, Cholesky factor of the system
-    newton : IN/OUT, reach is set
-    step : OUT
-    returns : longest step of the labels, and of the slacks and pulls, up to 1 / 0.99;
-        sum of weight * label * slack if every sample went as far as it can
+    step : IN/OUT, its aim is given
     """
-    first, cluster, ratio, weight, _, total_weight = candidates[:6]
-    label, slack, _, pull = point[:4]
-    d_label, d_slack, d_hit, d_pull, d_level, d_usage, d_price = step
-    mobility, change = newton.mobility, newton.change
+    first, cluster, ratio, weight = candidates[:4]
+    label, level, pull, price, _, _ = point
+    aim, d_level, d_pull, d_price = step
+    change = np.empty(len(price))
+    mobility = np.empty(len(price))
     d_price[:] = newton.demand
     for i in range(len(pull)):
-        mean = newton.mean[i]
+        start, count, mean = first[i], first[i + 1] - first[i], newton.mean[i]
+        for m in range(count):
+            e = start + m
+            k = _cluster_of(cluster, e, start)
+            inverse = 1 / _slack_of(level[i], price[k], pull[i], ratio[e])
+            mobility[m] = label[e] * inverse
+            change[m] = aim[e] * inverse - label[e]
         moved = 0.0
-        turned = -newton.turn[i]
-        for e in range(first[i], first[i + 1]):
-            moved += change[e]
-            turned += change[e] * (ratio[e] - mean)
+        turned = newton.turn[i]
+        for m in range(count):
+            moved += change[m]
+            turned -= change[m] * (ratio[start + m] - mean)
         d_level[i] = moved
-        d_pull[i] = -turned
+        d_pull[i] = turned
         moved /= newton.total[i]
         turned /= newton.variation[i]
-        for e in range(first[i], first[i + 1]):
-            spread = moved + (ratio[e] - mean) * turned
-            d_price[cluster[e]] += weight[i] * (mobility[e] * spread - change[e])
+        for m in range(count):
+            spread = moved - (ratio[start + m] - mean) * turned
+            change[m] = mobility[m] * spread - change[m]
+        for m in range(count):
+            d_price[_cluster_of(cluster, start + m, start)] += weight[i] * change[m]
     _solve_factorized(factor, d_price)
-
-    label_rate = 0.99  # fastest relative fall: the longest step is its reciprocal
-    price_rate = 0.99
-    products = 0.0
-    d_usage[:] = 0.0
     for i in range(len(pull)):
-        mean = newton.mean[i]
+        start, count, mean = first[i], first[i + 1] - first[i], newton.mean[i]
         moved = d_level[i]
         turned = d_pull[i]
-        for e in range(first[i], first[i + 1]):
-            paid = mobility[e] * d_price[cluster[e]]
+        for m in range(count):
+            e = start + m
+            k = _cluster_of(cluster, e, start)
+            slack = _slack_of(level[i], price[k], pull[i], ratio[e])
+            paid = label[e] / slack * d_price[k]
             moved += paid
             turned -= paid * (ratio[e] - mean)
-        moved /= newton.total[i]
-        turned /= newton.variation[i]
-        shift = 0.0
-        own_label_rate = 1.0
-        own_price_rate = max(1.0, -turned / pull[i])
-        for e in range(first[i], first[i + 1]):
-            k = cluster[e]
-            d_slack[e] = moved - d_price[k] - (ratio[e] - mean) * turned
-            d_label[e] = change[e] - mobility[e] * d_slack[e]
-            shift += ratio[e] * d_label[e]
-            d_usage[k] += weight[i] * d_label[e]
-            own_label_rate = max(own_label_rate, -d_label[e] / label[e])
-            own_price_rate = max(own_price_rate, -d_slack[e] / slack[e])
-        d_hit[i] = shift
-        d_pull[i] = turned
-        d_level[i] = moved + mean * turned
-        label_rate = max(label_rate, own_label_rate if own_label_rate > 1 else 0.99)
-        price_rate = max(price_rate, own_price_rate if own_price_rate > 1 else 0.99)
-        label_length = 1 / own_label_rate
-        price_length = 1 / own_price_rate
-        newton.reach[i] = label_length * price_length
+        d_pull[i] = turned / newton.variation[i]
+        d_level[i] = moved / newton.total[i] + mean * d_pull[i]
+
+
+@kernel
+def _look_ahead(candidates, point, step, newton):
+    """Take the predictor's second-order terms over to the aims.
+
+    candidates, point : IN
+    step : IN/OUT, the predictor; its aim is set
+    newton : IN/OUT, turn is set
+    returns : sum of weight * label * slack if every sample went as far as it can
+
+    The terms of a sample count as much as it can go along the predictor.
+    """
+    first, cluster, ratio, weight = candidates[:4]
+    label, level, pull, price, hit, _ = point
+    aim, d_level, d_pull, d_price = step
+    d_slack = np.empty(len(price))
+    inverse = np.empty(len(price))
+    left = 0.0
+    for i in range(len(pull)):
+        start, count = first[i], first[i + 1] - first[i]
+        for m in range(count):
+            e = start + m
+            k = _cluster_of(cluster, e, start)
+            inverse[m] = 1 / _slack_of(level[i], price[k], pull[i], ratio[e])
+            d_slack[m] = d_level[i] - d_price[k] - d_pull[i] * ratio[e]
+        # A label changes by -label * (1 + d_slack / slack).
+        highest = 0.0
+        lowest = min(0.0, d_pull[i] / pull[i])
+        for m in range(count):
+            relative = d_slack[m] * inverse[m]
+            highest = max(highest, relative)
+            lowest = min(lowest, relative)
+        label_length = 1 / (1 + highest)
+        price_length = 1 / max(1.0, -lowest)
+        trust = label_length * price_length
+        d_hit = 0.0
         product = 0.0
-        for e in range(first[i], first[i + 1]):
-            product += (label[e] + label_length * d_label[e]) * (
-                slack[e] + price_length * d_slack[e]
+        for m in range(count):
+            e = start + m
+            relative = d_slack[m] * inverse[m]
+            d_label = -label[e] * (1 + relative)
+            d_hit += ratio[e] * d_label
+            aim[e] = -trust * d_label * d_slack[m]
+            product += (label[e] + label_length * d_label) * (
+                1 / inverse[m] + price_length * d_slack[m]
             )
-        products += weight[i] * product
-    for k in range(len(d_usage)):
-        d_usage[k] /= total_weight
-    return 1 / label_rate, 1 / price_rate, products
+        left += weight[i] * product
+        newton.turn[i] = (1 - trust * d_hit * d_pull[i]) / pull[i] - hit[i]
+    return left
+
+
+@kernel
+def _lengths(candidates, point, step):
+    """Return the longest steps of the labels, and of slacks, pulls and prices.
+
+    candidates, point, step : IN
+    """
+    first, cluster, ratio = candidates[:3]
+    label, level, pull, price, _, _ = point
+    aim, d_level, d_pull, d_price = step
+    # Fastest relative falls, kept apart by position to make full use of the vectors.
+    label_rates = np.ones(len(price))
+    price_rates = np.ones(len(price))
+    price_rate = 1.0
+    for i in range(len(pull)):
+        start, count = first[i], first[i + 1] - first[i]
+        price_rate = max(price_rate, -d_pull[i] / pull[i])
+        for m in range(count):
+            e = start + m
+            k = _cluster_of(cluster, e, start)
+            inverse = 1 / _slack_of(level[i], price[k], pull[i], ratio[e])
+            rate = -inverse * (d_level[i] - d_price[k] - d_pull[i] * ratio[e])
+            price_rates[m] = rate if rate > price_rates[m] else price_rates[m]
+            rate = 1 - rate - aim[e] * inverse / label[e]
+            label_rates[m] = rate if rate > label_rates[m] else label_rates[m]
+    return 1 / label_rates.max(), 1 / max(price_rate, price_rates.max())
+
+
+@kernel
+def _mend(candidates, point, step, lengths, target, trial):
+    """Change the aims where a longer step would end far from the target.
+
+    candidates, point, step : IN
+    lengths : of the step, of labels and prices
+    target : of all products label * slack
+    trial : OUT, its aim is set
+    """
+    first, cluster, ratio = candidates[:3]
+    label, level, pull, price, _, _ = point
+    aim, d_level, d_pull, d_price = step
+    label_length, price_length = lengths
+    least, most = 0.1 * target, 10 * target
+    for i in range(len(pull)):
+        height, slope = level[i], pull[i]
+        d_height, d_slope = d_level[i], d_pull[i]
+        start = first[i]
+        for e in range(start, first[i + 1]):
+            k = _cluster_of(cluster, e, start)
+            slack = _slack_of(height, price[k], slope, ratio[e])
+            d_slack = d_height - d_price[k] - d_slope * ratio[e]
+            d_label = (aim[e] - label[e] * d_slack) / slack - label[e]
+            product = (label[e] + label_length * d_label) * (
+                slack + price_length * d_slack
+            )
+            missing = least - product
+            excess = product - most
+            excess = excess if excess < most else most
+            missing = missing if missing > 0 else 0.0
+            excess = excess if excess > 0 else 0.0
+            trial.aim[e] = aim[e] + missing - excess
 
 
 @kernel
 def _advance(candidates, step, label_length, price_length, least_slack, point):
-    """Take a step; the slacks stay positive where a price fell less than planned.
+    """Take a step.
 
     candidates, step : IN
-    point : IN/OUT, its price is the new one; label, pull and level take the step
+    point : IN/OUT, label, level, pull and price take the step
     """
+    lam, prior, forward = candidates[-3:]
     first, cluster, ratio = candidates[:3]
-    label, _, _, pull, level, _, price = point
+    label, level, pull, price, _, _ = point
+    aim, d_level, d_pull, d_price = step
+    top = np.empty(len(price))
     for i in range(len(pull)):
-        pull[i] += price_length * step.pull[i]
-        top = -np.inf
-        for e in range(first[i], first[i + 1]):
+        height, slope = level[i], pull[i]
+        d_height, d_slope = d_level[i], d_pull[i]
+        start = first[i]
+        for e in range(start, first[i + 1]):
+            k = _cluster_of(cluster, e, start)
+            slack = _slack_of(height, price[k], slope, ratio[e])
+            d_slack = d_height - d_price[k] - d_slope * ratio[e]
+            d_label = (aim[e] - label[e] * d_slack) / slack - label[e]
             # A fall by 0.99 to 1 of itself shortens no step: rounding may make it 0.
-            label[e] = max(label[e] + label_length * step.label[e], 1e-10 * label[e])
-            top = max(top, price[cluster[e]] + pull[i] * ratio[e])
-        level[i] = max(level[i] + price_length * step.level[i], top + least_slack)
+            least = 1e-10 * label[e]
+            label[e] += label_length * d_label
+            label[e] = label[e] if label[e] > least else least
+    for k in range(len(price)):
+        least = -np.inf
+        if not forward:  # The price is positive, and the usage at most 1.
+            least = max(0.1 * (lam + price[k]), lam * prior[k]) - lam
+        price[k] = max(price[k] + price_length * d_price[k], least)
+    for i in range(len(pull)):
+        pull[i] += price_length * d_pull[i]
+        level[i] += price_length * d_level[i]
+        for e in range(first[i], first[i + 1]):
+            k = _cluster_of(cluster, e, first[i])
+            top[e - first[i]] = price[k] + pull[i] * ratio[e]
+        level[i] = max(level[i], top[:first[i+1]-first[i]].max() + least_slack)
 
 
 @kernel

@@ -32,6 +32,10 @@ _MARGIN = 0.5  # of the first working set: few entries, and prices rarely leave 
 _HIGHEST = 1e30  # price of a wanted cluster that nothing can fill
 _LEAST_MARGIN = 1e-6  # slacks start with it, and are differences of numbers near 1
 
+_COLD = 10.0
+# Nanoseconds.
+_COUPLING, _VISIT, _PRODUCT, _DOUBT = 1.0, 70.0, 0.1, 10.0
+
 _MAX_STEPS = 100  # of one interior-point solve; 5 to 50 are usual
 
 
@@ -52,6 +56,17 @@ def interior_point(
         labels[counted], price, response, n_iter = interior_point(rest, max_iter, tol)
         labels[~counted] = respond(proba[~counted], price)
         return labels, price, response, n_iter
+    wanted = prior > 0
+    if forward and not wanted.all():
+        rest = problem._replace(
+            proba=np.ascontiguousarray(proba[:, wanted]), prior=prior[wanted],
+            fixed_sum=fixed_sum[wanted],
+        )  # fmt: skip
+        labels, price = np.zeros_like(proba), np.full(len(prior), -np.inf)
+        labels[:, wanted], price[wanted], response, n_iter = interior_point(
+            rest, max_iter, tol
+        )
+        return labels, price, response, n_iter
     n_samples, n_clusters = proba.shape
     if n_samples == 0:  # a price is wanted nevertheless, by samples without weight
         usage = fixed_sum / total_weight if total_weight > 0 else prior
@@ -64,7 +79,10 @@ def interior_point(
     stride = n_samples / (n_clusters * max(_SUBSAMPLE, (12 / elasticity) ** 2))
     n_iter = 0
     margin = max(_MARGIN * min(1, 1 / elasticity), _LEAST_MARGIN)
-    if stride >= 4:
+    guessed = stride < 4
+    if guessed:
+        price = _claim_prices(problem)
+    else:
         every = slice(None, None, int(min(stride, _GROWTH)))
         scale = weight[every].sum() / weight.sum()
         part = problem._replace(
@@ -74,24 +92,28 @@ def interior_point(
         _, price, _, n_iter = interior_point(part, max_iter, 1e-3)
         error = np.sqrt(n_clusters / len(part.proba)) / elasticity
         margin = max(min(margin, 3.5 * error), _LEAST_MARGIN)
-    else:
-        price = _claim_prices(problem)
 
-    wanted = prior > 0
-    last_gap = least_gap = np.inf
+    gap = last_gap = least_gap = np.inf
+    failed = False
     marks = np.zeros(proba.shape, dtype=np.bool_)
     _, n_marks = mean_response(problem, price, margin, marks)
     while True:
         while not marks[:, wanted].any(axis=0).all():
             margin *= 2
             _, n_marks = mean_response(problem, price, margin, marks)
-        only, sample, candidates, mean_log = _gather(problem, marks, n_marks)
         # Prices run away, as far as lam, if the last working set could not meet the
         # prior. Slacks that are small beside them would leave labels of zero.
-        start = max(margin, 1e-3 * np.ptp(price[wanted]))
+        start = max(min(3 * margin, 100 * gap), 1e-3 * np.ptp(price[wanted]))
+        only, sample, candidates, mean_log = _gather(problem, marks, n_marks)
+        # Each round starts anew, and needs no more than half of the tolerance.
         target = tol / 2 * max(1, -mean_log)
+        whole = failed or _is_whole_cheaper(candidates, n_samples)
+        if whole:
+            candidates, mean_log = _take_all(problem)
+            if guessed or failed:  # a guess that leaves that much open is of no use
+                price, start = _cold_start(problem)
         max_steps = min(_MAX_STEPS, max_iter - n_iter)
-        label, hit, usage, price, steps = solve_candidates(
+        label, hit, usage, price, steps, reached = solve_candidates(
             candidates, price, start, target, max_steps
         )
         n_iter += steps
@@ -104,20 +126,57 @@ def interior_point(
         # Each round starts anew: one that is cut short may be far behind the last.
         if gap < least_gap or least_gap == np.inf:
             least_gap = np.fmin(gap, np.inf)  # never nan
-            best = only, sample, candidates, label, price, response
+            where = None if whole else (only, sample)
+            best = where, candidates, label, price, response
         if (
             gap <= tol * max(1.0, loss)
             or n_iter >= max_iter
-            or (n_marks == n_known and steps < _MAX_STEPS)
+            or (n_marks == n_known and reached)
+            or (whole and (reached or guessed or failed))
         ):
             break
+        failed = not reached
         if gap > 0.1 * last_gap:
             margin *= 2
         last_gap = gap
-    only, sample, candidates, label, price, response = best
-    labels = np.zeros_like(proba)
-    _scatter(only, sample, candidates.first, candidates.cluster, label, labels)
+        guessed = False
+    where, candidates, label, price, response = best
+    if where is None:
+        labels = label.reshape(proba.shape).astype(proba.dtype)
+    else:
+        labels = np.zeros_like(proba)
+        _scatter(*where, candidates.first, candidates.cluster, label, labels)
     return labels, price, response, n_iter
+
+
+def _is_whole_cheaper(candidates, n_samples):
+    """Tell whether steps with all candidates take less time than with these."""
+    count = np.diff(candidates.first.astype(float))
+    n_clusters = len(candidates.prior)
+    sparse = _VISIT * count.sum() + _COUPLING * (count @ (count - 1)) / 2
+    whole = n_samples * n_clusters * (_VISIT + _PRODUCT * n_clusters)
+    return whole < _DOUBT * sparse
+
+
+def _cold_start(problem: Problem) -> tuple[NDArray, float]:
+    """Return prices, and a start, near the central path: labels are nearly equal there."""
+    proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
+    wanted = prior > 0
+    usage = (fixed_sum + weight.sum() / wanted.sum()) / total_weight
+    price = balancing_price(usage, lam, prior, forward)
+    return price, _COLD * max(1.0, np.ptp(price[wanted]))
+
+
+def _take_all(problem: Problem) -> tuple[Candidates, float]:
+    """State the problem with every cluster a candidate of every sample."""
+    proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
+    best = proba.max(axis=1).astype(np.float64)
+    ratio = (proba / best[:, np.newaxis]).ravel()
+    first = np.arange(len(proba) + 1, dtype=np.uint64) * np.uint64(proba.shape[1])
+    candidates = Candidates(
+        first, None, ratio, weight, fixed_sum, total_weight, lam, prior, forward
+    )
+    return candidates, float(weight @ np.log(best)) / total_weight
 
 
 def _claim_prices(problem: Problem) -> NDArray:
@@ -179,8 +238,8 @@ def _gather(
     sample, first = sample[:n_open], first[: n_open + 1]
     cluster, ratio = cluster[: first[-1]], ratio[: first[-1]]
     candidates = Candidates(
-        first,
-        cluster,
+        first.view(np.uint64),
+        cluster.view(np.uint64),
         ratio,
         weight[sample],
         settled,

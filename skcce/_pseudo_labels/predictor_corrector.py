@@ -208,44 +208,59 @@ def _center(candidates, mu, point):
     """
     first, cluster, ratio = candidates[:3]
     label, level, pull, price = point[:4]
+    top = np.empty(len(price))
     for i in range(len(pull)):
-        pull[i] = 1.0
-        top = -np.inf
-        for e in range(first[i], first[i + 1]):
-            k = _cluster_of(cluster, e, first[i])
-            top = max(top, price[k] + ratio[e])
-        level[i] = top + mu * (first[i + 1] - first[i])
-        for _ in range(30):
+        start, count = first[i], first[i + 1] - first[i]
+        # A pull that is right if slacks are those of a pull of 1.
+        for m in range(count):
+            e = start + m
+            top[m] = price[_cluster_of(cluster, e, start)] + ratio[e]
+        height = top[:count].max() + mu * count
+        total, moment = 0.0, 0.0
+        for m in range(count):
+            inverse = 1 / (height - top[m])
+            total += inverse
+            moment += ratio[start + m] * inverse
+        slope = total / moment
+        for m in range(count):
+            e = start + m
+            top[m] = price[_cluster_of(cluster, e, start)] + slope * ratio[e]
+        height = top[:count].max() + mu * count
+        for _ in range(20):
             # Derivatives by level and pull.
-            by_level, by_pull = 1.0, -1 / pull[i]
-            twice_level, mixed, twice_pull = 0.0, 0.0, 1 / pull[i] ** 2
-            for e in range(first[i], first[i + 1]):
-                k = _cluster_of(cluster, e, first[i])
-                slack = _slack_of(level[i], price[k], pull[i], ratio[e])
-                y = mu / slack
-                mobility = y / slack
+            by_level, by_pull = 1.0, -1 / slope
+            twice_level, mixed, twice_pull = 0.0, 0.0, 1 / slope**2
+            for m in range(count):
+                e = start + m
+                k = _cluster_of(cluster, e, start)
+                inverse = 1 / _slack_of(height, price[k], slope, ratio[e])
+                y = mu * inverse
+                mobility = y * inverse
                 by_level -= y
                 by_pull += y * ratio[e]
                 twice_level += mobility
                 mixed -= mobility * ratio[e]
                 twice_pull += mobility * ratio[e] * ratio[e]
             determinant = twice_level * twice_pull - mixed * mixed
-            d_level = -(twice_pull * by_level - mixed * by_pull) / determinant
-            d_pull = -(twice_level * by_pull - mixed * by_level) / determinant
-            rate = max(1.0, -d_pull / pull[i] / 0.9)
-            for e in range(first[i], first[i + 1]):
-                k = _cluster_of(cluster, e, first[i])
-                slack = _slack_of(level[i], price[k], pull[i], ratio[e])
-                rate = max(rate, (d_pull * ratio[e] - d_level) / slack / 0.9)
+            d_height = -(twice_pull * by_level - mixed * by_pull) / determinant
+            d_slope = -(twice_level * by_pull - mixed * by_level) / determinant
+            for m in range(count):
+                e = start + m
+                k = _cluster_of(cluster, e, start)
+                slack = _slack_of(height, price[k], slope, ratio[e])
+                top[m] = (d_slope * ratio[e] - d_height) / slack
+            rate = max(1.0, max(top[:count].max(), -d_slope / slope) / 0.9)
             if not rate < np.inf:
                 break
-            level[i] += d_level / rate
-            pull[i] += d_pull / rate
-            if -(d_level * by_level + d_pull * by_pull) < 0.01 * mu:
+            height += d_height / rate
+            slope += d_slope / rate
+            if -(d_height * by_level + d_slope * by_pull) < 0.1 * mu:
                 break
-        for e in range(first[i], first[i + 1]):
-            k = _cluster_of(cluster, e, first[i])
-            label[e] = mu / _slack_of(level[i], price[k], pull[i], ratio[e])
+        level[i], pull[i] = height, slope
+        for m in range(count):
+            e = start + m
+            k = _cluster_of(cluster, e, start)
+            label[e] = mu / _slack_of(height, price[k], slope, ratio[e])
 
 
 @kernel
@@ -503,14 +518,16 @@ def _look_ahead(candidates, point, step, newton):
         label_length = 1 / (1 + highest)
         price_length = 1 / max(1.0, -lowest)
         trust = label_length * price_length
+        for m in range(count):
+            e = start + m
+            d_label = -label[e] * (1 + d_slack[m] * inverse[m])
+            aim[e] = -trust * d_label * d_slack[m]
         d_hit = 0.0
         product = 0.0
         for m in range(count):
             e = start + m
-            relative = d_slack[m] * inverse[m]
-            d_label = -label[e] * (1 + relative)
+            d_label = -label[e] * (1 + d_slack[m] * inverse[m])
             d_hit += ratio[e] * d_label
-            aim[e] = -trust * d_label * d_slack[m]
             product += (label[e] + label_length * d_label) * (
                 1 / inverse[m] + price_length * d_slack[m]
             )

@@ -28,13 +28,14 @@ from skcce._pseudo_labels.predictor_corrector import Candidates, solve_candidate
 _SUBSAMPLE = 50
 _GROWTH = 8
 _BINS = 32  # of the histogram from which the very first prices are guessed
-_MARGIN = 0.5  # of the first working set: few entries, and prices rarely leave it
 _HIGHEST = 1e30  # price of a wanted cluster that nothing can fill
 _LEAST_MARGIN = 1e-6  # slacks start with it, and are differences of numbers near 1
 
 _COLD = 10.0
+
+_WIDTH, _START, _SOFT, _USELESS = 3.0, 3.0, 1e-3, 1.0
 # Nanoseconds.
-_COUPLING, _VISIT, _PRODUCT, _DOUBT = 1.0, 70.0, 0.1, 10.0
+_COUPLING, _VISIT, _PRODUCT, _DOUBT = 1.0, 70.0, 0.1, 3.0
 
 _MAX_STEPS = 100  # of one interior-point solve; 5 to 50 are usual
 
@@ -72,74 +73,52 @@ def interior_point(
         usage = fixed_sum / total_weight if total_weight > 0 else prior
         price = np.minimum(balancing_price(usage, lam, prior, forward), _HIGHEST)
         return proba.copy(), price, 0.0, 0
-    # The shares in a sample of rows have a relative standard error of sqrt(n_clusters /
-    # rows), and fall, roughly, by 1 / lam + 1 / 2 of themselves where the price rises
-    # by one. So many rows are needed for prices that are within a margin.
-    elasticity = 1 / lam + 0.5
-    stride = n_samples / (n_clusters * max(_SUBSAMPLE, (12 / elasticity) ** 2))
-    n_iter = 0
-    margin = max(_MARGIN * min(1, 1 / elasticity), _LEAST_MARGIN)
-    guessed = stride < 4
-    if guessed:
-        price = _claim_prices(problem)
-    else:
-        every = slice(None, None, int(min(stride, _GROWTH)))
-        scale = weight[every].sum() / weight.sum()
-        part = problem._replace(
-            proba=np.ascontiguousarray(proba[every]), weight=weight[every],
-            fixed_sum=scale * fixed_sum, total_weight=scale * total_weight,
-        )  # fmt: skip
-        _, price, _, n_iter = interior_point(part, max_iter, 1e-3)
-        error = np.sqrt(n_clusters / len(part.proba)) / elasticity
-        margin = max(min(margin, 3.5 * error), _LEAST_MARGIN)
-
-    gap = last_gap = least_gap = np.inf
-    failed = False
+    elasticity = 1 / lam + 0.5  # of the usage: d ln usage / d price, about
+    price, n_iter = _first_prices(problem, elasticity, max_iter)
+    gap, best, least_gap = _gap_of_prices(problem, price) / (1 + lam * elasticity), None, np.inf
     marks = np.zeros(proba.shape, dtype=np.bool_)
-    _, n_marks = mean_response(problem, price, margin, marks)
     while True:
+        # The loss of a sample is flat by this much around the optimal prices.
+        error = np.sqrt(2 * gap / elasticity)
+        margin = max(_WIDTH * error, _LEAST_MARGIN)
+        _, n_marks = mean_response(problem, price, margin, marks)
         while not marks[:, wanted].any(axis=0).all():
             margin *= 2
             _, n_marks = mean_response(problem, price, margin, marks)
-        # Prices run away, as far as lam, if the last working set could not meet the
-        # prior. Slacks that are small beside them would leave labels of zero.
-        start = max(min(3 * margin, 100 * gap), 1e-3 * np.ptp(price[wanted]))
         only, sample, candidates, mean_log = _gather(problem, marks, n_marks)
-        # Each round starts anew, and needs no more than half of the tolerance.
-        target = tol / 2 * max(1, -mean_log)
-        whole = failed or _is_whole_cheaper(candidates, n_samples)
+        whole = _is_whole_cheaper(candidates, n_samples)
+        start = _START * margin
         if whole:
             candidates, mean_log = _take_all(problem)
-            if guessed or failed:  # a guess that leaves that much open is of no use
+            if error > _USELESS:
                 price, start = _cold_start(problem)
+        # Each round starts anew, and needs no more than half of the tolerance.
+        target = tol / 2 * max(1, -mean_log)
         max_steps = min(_MAX_STEPS, max_iter - n_iter)
         label, hit, usage, price, steps, reached = solve_candidates(
             candidates, price, start, target, max_steps
         )
         n_iter += steps
         price = price if forward else np.maximum(price, lam * (prior - 1))
-        n_known = n_marks
-        response, n_marks = mean_response(problem, price, margin, marks)
+        response, n_missing = mean_response(problem, price, 0.0, marks)
+        n_missing -= n_marks
         collision = -(candidates.weight * np.log(hit)).sum() / total_weight - mean_log
         loss = collision + lam * fairness(usage, prior, forward)
         gap = duality_gap(problem, collision, response, usage, price)
+        gap = np.fmax(np.fmin(gap, np.inf), 0.0)  # never nan
         # Each round starts anew: one that is cut short may be far behind the last.
-        if gap < least_gap or least_gap == np.inf:
-            least_gap = np.fmin(gap, np.inf)  # never nan
+        if gap < least_gap or best is None:
+            least_gap = gap
             where = None if whole else (only, sample)
             best = where, candidates, label, price, response
         if (
             gap <= tol * max(1.0, loss)
             or n_iter >= max_iter
-            or (n_marks == n_known and reached)
-            or (whole and (reached or guessed or failed))
+            or (reached and (whole or n_missing == 0))
+            or (whole and error > _USELESS)
         ):
             break
-        failed = not reached
-        if gap > 0.1 * last_gap:
-            margin *= 2
-        last_gap = gap
-        guessed = False
+        gap = gap if reached else np.inf
     where, candidates, label, price, response = best
     if where is None:
         labels = label.reshape(proba.shape).astype(proba.dtype)
@@ -147,6 +126,62 @@ def interior_point(
         labels = np.zeros_like(proba)
         _scatter(*where, candidates.first, candidates.cluster, label, labels)
     return labels, price, response, n_iter
+
+
+def _first_prices(problem, elasticity, max_iter):
+    """Return prices to start with, from a subsample if there are many samples."""
+    proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
+    n_samples, n_clusters = proba.shape
+    # The shares in a sample of rows have a relative standard error of sqrt(n_clusters /
+    # rows). So many rows are needed for prices that are within a margin.
+    stride = n_samples / (n_clusters * max(_SUBSAMPLE, (12 / elasticity) ** 2))
+    if stride < 4:
+        return _claim_prices(problem), 0
+    every = slice(None, None, int(min(stride, _GROWTH)))
+    scale = weight[every].sum() / weight.sum()
+    part = problem._replace(
+        proba=np.ascontiguousarray(proba[every]), weight=weight[every],
+        fixed_sum=scale * fixed_sum, total_weight=scale * total_weight,
+    )  # fmt: skip
+    _, price, _, n_iter = interior_point(part, max_iter, 1e-3)
+    return price, n_iter
+
+
+def _gap_of_prices(problem: Problem, price: NDArray) -> float:
+    """Return the duality gap of the prices with labels that are nearly one-hot."""
+    proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
+    usage = np.zeros(len(price))
+    loss_sum = _hold_best(proba, weight, np.exp(price - price.max()), usage)
+    usage = (1 - _SOFT) * usage + _SOFT * weight.sum() * prior + fixed_sum
+    collision = loss_sum / total_weight - np.log1p(-_SOFT)
+    response, _ = mean_response(problem, price)
+    gap = duality_gap(problem, collision, response, usage / total_weight, price)
+    return np.fmax(np.fmin(gap, np.inf), 0.0)
+
+
+@kernel
+def _hold_best(proba, weight, earning, usage):
+    """Give every sample the single cluster that is best at the prices.
+
+    proba : (n_samples, n_clusters) IN
+    weight : (n_samples,) IN
+    earning : (n_clusters,) IN, exp(price)
+    usage : (n_clusters,) IN/OUT, the weights of its samples are added to a cluster
+    returns : sum of weight times -ln proba of the cluster
+    """
+    n_samples, n_clusters = proba.shape
+    loss_sum = 0.0
+    for i in range(n_samples):
+        best = 0
+        best_value = 0.0
+        for k in range(n_clusters):
+            value = proba[i, k] * earning[k]
+            if value > best_value:
+                best_value = value
+                best = k
+        usage[best] += weight[i]
+        loss_sum -= weight[i] * np.log(proba[i, best])
+    return loss_sum
 
 
 def _is_whole_cheaper(candidates, n_samples):

@@ -633,7 +633,7 @@ def _advance(candidates, step, label_length, price_length, least_slack, point):
         for e in range(first[i], first[i + 1]):
             k = _cluster_of(cluster, e, first[i])
             top[e - first[i]] = price[k] + pull[i] * ratio[e]
-        level[i] = max(level[i], top[:first[i+1]-first[i]].max() + least_slack)
+        level[i] = max(level[i], top[: first[i + 1] - first[i]].max() + least_slack)
 
 
 @kernel

@@ -1,14 +1,19 @@
 r"""The exact solver: a primal-dual interior-point method on a working set.
 
 At the optimum every sample holds one cluster, or few: which ones is decided by one
-price per cluster, and by how far the other clusters are from paying. So the method
-alternates between two steps, until the duality gap is small enough:
+price per cluster, and by how far the other clusters are from paying. So the method goes
+in rounds, until the duality gap is small enough:
 
-1. The *working set*: go once through all samples and clusters (`best_responses`), and
-   keep the candidates that a change of the prices by `margin` could bring into play.
-   A sample with one candidate is settled.
-2. Solve the problem of the candidates, by Mehrotra's predictor-corrector method.
+1. How far may the prices be off? The duality gap that they leave tells.
+2. The *working set*: go once through all samples and clusters (`best_responses`), and
+   keep the candidates that such a change of the prices could bring into play. A sample
+   with one candidate is settled. If they are many, take all: a whole problem needs no
+   further round, and its steps are matrix products.
+3. Solve the problem of the candidates, by a primal-dual interior-point method.
 """
+
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,141 +27,160 @@ from skcce._pseudo_labels.dual import (
 from skcce._pseudo_labels.kernel import kernel
 from skcce._pseudo_labels.objective import Problem, fairness
 from skcce._pseudo_labels.predictor_corrector import Candidates, solve_candidates
+from skcce._threads import single_blas_thread
 
 # Rows per cluster of the smallest subsample that is solved for starting prices, and how
 # many times larger the next one is.
 _SUBSAMPLE = 50
 _GROWTH = 8
 _BINS = 32  # of the histogram from which the very first prices are guessed
-_HIGHEST = 1e30  # price of a wanted cluster that nothing can fill
+_SOFT = 1e-3  # part of the labels that the gap of mere prices spreads over all clusters
+_MARGIN = (
+    3.0  # of a working set, in errors of the prices: more than a few standard ones
+)
 _LEAST_MARGIN = 1e-6  # slacks start with it, and are differences of numbers near 1
+_USELESS = 1.0  # error from which on prices are no better than none
+_COLD = 10.0  # gap of a sample's label at the start, if there are no prices
+_HIGHEST = 1e30  # price of a wanted cluster that nothing can fill
+_MAX_STEPS = 100  # of one interior-point solve; 5 to 30 are usual
 
-_COLD = 10.0
+# Times of a step, in ns: per entry; for two candidates of a sample, whose product is
+# added to the matrix; the same within a matrix product.
+_VISIT, _PAIR, _PRODUCT = 70.0, 1.0, 0.1
+_ROUNDS = 3  # that are to be expected where much is open, against one
+_ONE_THREAD = 20  # clusters up to which OpenBLAS takes one thread on its own
 
-_WIDTH, _START, _SOFT, _USELESS = 3.0, 3.0, 1e-3, 1.0
-# Nanoseconds.
-_COUPLING, _VISIT, _PRODUCT, _DOUBT = 1.0, 70.0, 0.1, 3.0
 
-_MAX_STEPS = 100  # of one interior-point solve; 5 to 50 are usual
+class _WorkingSet(NamedTuple):
+    """A problem of candidates, and where its samples are."""
+
+    candidates: Candidates
+    only: NDArray | None  # (n_samples,), a sample's single candidate, or -1
+    sample: NDArray | None  # (n_open,), the other samples; None: all, with all clusters
+    mean_log: float  # mean over all samples of ln of the largest candidate's prediction
 
 
 def interior_point(
-    problem: Problem, max_iter: int, tol: float
+    problem: Problem, max_iter: int, tol: float, price: NDArray | None = None
 ) -> tuple[NDArray, NDArray, float, int]:
     """Solve for the pseudo-labels to a relative duality gap of `tol`.
 
-    Returns the labels, the prices, the samples' mean best response to these (see
-    `mean_response`), and the number of interior-point steps. If it has to stop early,
-    labels and prices are those of the round with the least gap.
+    `price`, (n_clusters,), is a guess. Returns the labels, the prices, the samples'
+    mean best response to these (see `mean_response`), and the number of interior-point
+    steps. If it has to stop early, labels and prices are those of the round with the
+    least gap.
     """
     proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
-    counted = weight > 0
+    counted, wanted = weight > 0, prior > 0
     if not counted.all():
         rest = problem._replace(proba=proba[counted], weight=weight[counted])
         labels = np.empty_like(proba)
-        labels[counted], price, response, n_iter = interior_point(rest, max_iter, tol)
+        labels[counted], price, *others = interior_point(rest, max_iter, tol, price)
         labels[~counted] = respond(proba[~counted], price)
-        return labels, price, response, n_iter
-    wanted = prior > 0
-    if forward and not wanted.all():
+        return labels, price, *others
+    if forward and not wanted.all():  # the others are forbidden
         rest = problem._replace(
-            proba=np.ascontiguousarray(proba[:, wanted]), prior=prior[wanted],
+            proba=np.ascontiguousarray(proba[:, wanted]),
+            prior=prior[wanted],
             fixed_sum=fixed_sum[wanted],
-        )  # fmt: skip
-        labels, price = np.zeros_like(proba), np.full(len(prior), -np.inf)
-        labels[:, wanted], price[wanted], response, n_iter = interior_point(
-            rest, max_iter, tol
         )
-        return labels, price, response, n_iter
-    n_samples, n_clusters = proba.shape
-    if n_samples == 0:  # a price is wanted nevertheless, by samples without weight
+        price = None if price is None else price[wanted]
+        labels, prices = np.zeros_like(proba), np.full(len(prior), -np.inf)
+        labels[:, wanted], prices[wanted], *others = interior_point(
+            rest, max_iter, tol, price
+        )
+        return labels, prices, *others
+    if len(proba) == 0:  # a price is wanted nevertheless, by samples without weight
         usage = fixed_sum / total_weight if total_weight > 0 else prior
         price = np.minimum(balancing_price(usage, lam, prior, forward), _HIGHEST)
         return proba.copy(), price, 0.0, 0
-    elasticity = 1 / lam + 0.5  # of the usage: d ln usage / d price, about
-    price, n_iter = _first_prices(problem, elasticity, max_iter)
-    gap, best, least_gap = _gap_of_prices(problem, price) / (1 + lam * elasticity), None, np.inf
+
+    n_iter = 0
+    elasticity = 1 / lam + 0.5  # relative fall of the usage by price, roughly
+    if price is None:
+        price, n_iter = _first_prices(problem, elasticity, max_iter)
+    error = _error_of_prices(problem, elasticity, price)
+    least_gap, best = np.inf, None
     marks = np.zeros(proba.shape, dtype=np.bool_)
-    while True:
-        # The loss of a sample is flat by this much around the optimal prices.
-        error = np.sqrt(2 * gap / elasticity)
-        margin = max(_WIDTH * error, _LEAST_MARGIN)
-        _, n_marks = mean_response(problem, price, margin, marks)
-        while not marks[:, wanted].any(axis=0).all():
-            margin *= 2
-            _, n_marks = mean_response(problem, price, margin, marks)
-        only, sample, candidates, mean_log = _gather(problem, marks, n_marks)
-        whole = _is_whole_cheaper(candidates, n_samples)
-        start = _START * margin
-        if whole:
-            candidates, mean_log = _take_all(problem)
-            if error > _USELESS:
-                price, start = _cold_start(problem)
-        # Each round starts anew, and needs no more than half of the tolerance.
-        target = tol / 2 * max(1, -mean_log)
-        max_steps = min(_MAX_STEPS, max_iter - n_iter)
-        label, hit, usage, price, steps, reached = solve_candidates(
-            candidates, price, start, target, max_steps
-        )
-        n_iter += steps
-        price = price if forward else np.maximum(price, lam * (prior - 1))
-        response, n_missing = mean_response(problem, price, 0.0, marks)
-        n_missing -= n_marks
-        collision = -(candidates.weight * np.log(hit)).sum() / total_weight - mean_log
-        loss = collision + lam * fairness(usage, prior, forward)
-        gap = duality_gap(problem, collision, response, usage, price)
-        gap = np.fmax(np.fmin(gap, np.inf), 0.0)  # never nan
-        # Each round starts anew: one that is cut short may be far behind the last.
-        if gap < least_gap or best is None:
-            least_gap = gap
-            where = None if whole else (only, sample)
-            best = where, candidates, label, price, response
-        if (
-            gap <= tol * max(1.0, loss)
-            or n_iter >= max_iter
-            or (reached and (whole or n_missing == 0))
-            or (whole and error > _USELESS)
-        ):
-            break
-        gap = gap if reached else np.inf
-    where, candidates, label, price, response = best
-    if where is None:
-        labels = label.reshape(proba.shape).astype(proba.dtype)
-    else:
-        labels = np.zeros_like(proba)
-        _scatter(*where, candidates.first, candidates.cluster, label, labels)
-    return labels, price, response, n_iter
+    with single_blas_thread() if len(prior) > _ONE_THREAD else nullcontext():
+        while True:
+            margin, n_marks = _mark(problem, price, _MARGIN * error, marks)
+            working_set = _gather(problem, marks, n_marks)
+            whole = _is_whole_faster(working_set.candidates, marks.size)
+            working_set = _take_all(problem) if whole else working_set
+            cold = whole and error > _USELESS
+            price, start = _cold_start(problem) if cold else (price, _MARGIN * margin)
+            candidates, mean_log = working_set.candidates, working_set.mean_log
+            label, hit, usage, price, steps, reached = solve_candidates(
+                candidates,
+                price,
+                start,
+                tol / 2 * max(1, -mean_log),
+                min(_MAX_STEPS, max_iter - n_iter),
+            )
+            n_iter += steps
+            price = price if forward else np.maximum(price, lam * (prior - 1))
+            response, n_needed = mean_response(problem, price, 0.0, marks)
+            collision = -(candidates.weight @ np.log(hit)) / total_weight - mean_log
+            loss = collision + lam * fairness(usage, prior, forward)
+            gap = duality_gap(problem, collision, response, usage, price)
+            gap = np.fmin(gap, np.inf)  # never nan
+            # A round starts anew: one that is cut short may be far behind the last.
+            if best is None or gap < least_gap:
+                least_gap, best = gap, (working_set, label, price, response)
+            if (
+                gap <= tol * max(1.0, loss)
+                or n_iter >= max_iter
+                or cold
+                or (reached and (whole or n_needed == n_marks))
+            ):
+                break
+            error = np.sqrt(2 * max(gap, 0) / elasticity) if reached else np.inf
+    working_set, label, price, response = best
+    return _labels(problem, working_set, label), price, response, n_iter
 
 
-def _first_prices(problem, elasticity, max_iter):
-    """Return prices to start with, from a subsample if there are many samples."""
-    proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
-    n_samples, n_clusters = proba.shape
-    # The shares in a sample of rows have a relative standard error of sqrt(n_clusters /
-    # rows). So many rows are needed for prices that are within a margin.
+def _first_prices(
+    problem: Problem, elasticity: float, max_iter: int
+) -> tuple[NDArray, int]:
+    """Return prices to start with, of a subsample if there are many samples.
+
+    The shares in a sample of rows have a relative standard error of sqrt(n_clusters /
+    rows). So many rows are needed for prices that are of use.
+    """
+    n_samples, n_clusters = problem.proba.shape
     stride = n_samples / (n_clusters * max(_SUBSAMPLE, (12 / elasticity) ** 2))
     if stride < 4:
         return _claim_prices(problem), 0
     every = slice(None, None, int(min(stride, _GROWTH)))
-    scale = weight[every].sum() / weight.sum()
+    scale = problem.weight[every].sum() / problem.weight.sum()
     part = problem._replace(
-        proba=np.ascontiguousarray(proba[every]), weight=weight[every],
-        fixed_sum=scale * fixed_sum, total_weight=scale * total_weight,
-    )  # fmt: skip
+        proba=np.ascontiguousarray(problem.proba[every]),
+        weight=problem.weight[every],
+        fixed_sum=scale * problem.fixed_sum,
+        total_weight=scale * problem.total_weight,
+    )
     _, price, _, n_iter = interior_point(part, max_iter, 1e-3)
     return price, n_iter
 
 
-def _gap_of_prices(problem: Problem, price: NDArray) -> float:
-    """Return the duality gap of the prices with labels that are nearly one-hot."""
-    proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
+def _error_of_prices(problem: Problem, elasticity: float, price: NDArray) -> float:
+    """Estimate how far prices are off, from the duality gap that they leave.
+
+    The labels of the gap are those of the single best cluster, a little softer. Where
+    all prices are off by `error`, in all directions, the dual function is lower than at
+    the optimum by about ``elasticity * error**2 / 2``, and the loss of such labels
+    higher by ``lam * (elasticity * error)**2 / 2``.
+    """
+    proba, lam, prior, _, weight, fixed_sum, total_weight, _ = problem
     usage = np.zeros(len(price))
     loss_sum = _hold_best(proba, weight, np.exp(price - price.max()), usage)
-    usage = (1 - _SOFT) * usage + _SOFT * weight.sum() * prior + fixed_sum
     collision = loss_sum / total_weight - np.log1p(-_SOFT)
+    usage = (1 - _SOFT) * usage + _SOFT * weight.sum() * prior + fixed_sum
     response, _ = mean_response(problem, price)
     gap = duality_gap(problem, collision, response, usage / total_weight, price)
-    return np.fmax(np.fmin(gap, np.inf), 0.0)
+    gap = max(np.fmin(gap, np.inf), 0.0)  # nan is no gap that is known
+    return np.sqrt(2 * gap / (elasticity * (1 + lam * elasticity)))
 
 
 @kernel
@@ -165,9 +189,9 @@ def _hold_best(proba, weight, earning, usage):
 
     proba : (n_samples, n_clusters) IN
     weight : (n_samples,) IN
-    earning : (n_clusters,) IN, exp(price)
-    usage : (n_clusters,) IN/OUT, the weights of its samples are added to a cluster
-    returns : sum of weight times -ln proba of the cluster
+    earning : (n_clusters,) IN, exp(price), up to a factor
+    usage : (n_clusters,) IN/OUT, the weights of its samples are added to each cluster
+    returns : sum of weight times -ln of the prediction for that cluster
     """
     n_samples, n_clusters = proba.shape
     loss_sum = 0.0
@@ -184,25 +208,30 @@ def _hold_best(proba, weight, earning, usage):
     return loss_sum
 
 
-def _is_whole_cheaper(candidates, n_samples):
-    """Tell whether steps with all candidates take less time than with these."""
-    count = np.diff(candidates.first.astype(float))
-    n_clusters = len(candidates.prior)
-    sparse = _VISIT * count.sum() + _COUPLING * (count @ (count - 1)) / 2
-    whole = n_samples * n_clusters * (_VISIT + _PRODUCT * n_clusters)
-    return whole < _DOUBT * sparse
+def _mark(
+    problem: Problem, price: NDArray, margin: float, marks: NDArray
+) -> tuple[float, int]:
+    """Mark the candidates, besides those that are marked.
+
+    Returns the margin, larger than the one given if a wanted cluster had no candidate,
+    and the number of marks.
+    """
+    margin = max(margin, _LEAST_MARGIN)
+    _, n_marks = mean_response(problem, price, margin, marks)
+    while not marks[:, problem.prior > 0].any(axis=0).all():
+        margin *= 2
+        _, n_marks = mean_response(problem, price, margin, marks)
+    return margin, n_marks
 
 
-def _cold_start(problem: Problem) -> tuple[NDArray, float]:
-    """Return prices, and a start, near the central path: labels are nearly equal there."""
-    proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
-    wanted = prior > 0
-    usage = (fixed_sum + weight.sum() / wanted.sum()) / total_weight
-    price = balancing_price(usage, lam, prior, forward)
-    return price, _COLD * max(1.0, np.ptp(price[wanted]))
+def _is_whole_faster(candidates: Candidates, size: int) -> bool:
+    """Tell whether the whole problem, of `size` entries, is likely to be faster."""
+    count = np.diff(candidates.first.astype(np.float64))
+    rounds = _VISIT * count.sum() + _PAIR * (count @ (count - 1)) / 2
+    return size * (_VISIT + _PRODUCT * len(candidates.prior)) < _ROUNDS * rounds
 
 
-def _take_all(problem: Problem) -> tuple[Candidates, float]:
+def _take_all(problem: Problem) -> _WorkingSet:
     """State the problem with every cluster a candidate of every sample."""
     proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
     best = proba.max(axis=1).astype(np.float64)
@@ -211,7 +240,26 @@ def _take_all(problem: Problem) -> tuple[Candidates, float]:
     candidates = Candidates(
         first, None, ratio, weight, fixed_sum, total_weight, lam, prior, forward
     )
-    return candidates, float(weight @ np.log(best)) / total_weight
+    return _WorkingSet(candidates, None, None, weight @ np.log(best) / total_weight)
+
+
+def _cold_start(problem: Problem) -> tuple[NDArray, float]:
+    """Return the prices of equal labels, and a gap at which labels are nearly equal."""
+    _, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
+    wanted = prior > 0
+    usage = (fixed_sum + weight.sum() / wanted.sum()) / total_weight
+    price = balancing_price(usage, lam, prior, forward)
+    return price, _COLD * max(1.0, np.ptp(price[wanted]))
+
+
+def _labels(problem: Problem, working_set: _WorkingSet, label: NDArray) -> NDArray:
+    """Return the labels of all samples, from those of the candidates."""
+    proba, (candidates, only, sample, _) = problem.proba, working_set
+    if sample is None:
+        return label.reshape(proba.shape).astype(proba.dtype)
+    labels = np.zeros_like(proba)
+    _scatter(only, sample, candidates.first, candidates.cluster, label, labels)
+    return labels
 
 
 def _claim_prices(problem: Problem) -> NDArray:
@@ -250,16 +298,13 @@ def _count_bids(proba, weight, counts):
             counts[k, _BINS - 1 - int(proba[i, k] * scale)] += weight[i]
 
 
-def _gather(
-    problem: Problem, marks: NDArray, n_marks: int
-) -> tuple[NDArray, NDArray, Candidates, float]:
+def _gather(problem: Problem, marks: NDArray, n_marks: int) -> _WorkingSet:
     """State the problem of all samples that have more than one candidate.
 
     marks : (n_samples, n_clusters) bool, of which n_marks are set: the candidates
-    returns : only (n_samples,), a sample's single candidate, or -1; sample (n_open,),
-        the other samples, in order of their number of candidates, so that the loops
-        over these are predictable; their candidates; mean over all samples of ln of
-        the largest prediction among the candidates
+
+    The samples are in order of their number of candidates, so that the loops over these
+    are predictable.
     """
     proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
     only, sample = np.full((2, len(proba)), -1)
@@ -271,11 +316,10 @@ def _gather(
         proba, weight, marks, only, sample, first, cluster, ratio, settled
     )
     sample, first = sample[:n_open], first[: n_open + 1]
-    cluster, ratio = cluster[: first[-1]], ratio[: first[-1]]
     candidates = Candidates(
         first.view(np.uint64),
-        cluster.view(np.uint64),
-        ratio,
+        cluster[: first[-1]].view(np.uint64),
+        ratio[: first[-1]],
         weight[sample],
         settled,
         total_weight,
@@ -283,7 +327,7 @@ def _gather(
         prior,
         forward,
     )
-    return only, sample, candidates, log_sum / total_weight
+    return _WorkingSet(candidates, only, sample, log_sum / total_weight)
 
 
 @kernel

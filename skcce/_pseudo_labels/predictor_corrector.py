@@ -196,71 +196,89 @@ def _slack_of(level, price, pull, ratio):
 
 
 @kernel
+def _label_step_of(aim, label, slack, d_slack):
+    """Return the step of a label after which label * slack is the aim, linearized."""
+    return (aim - label * d_slack) / slack - label
+
+
+@kernel
 def _center(candidates, mu, point):
-    """Start from where every sample would be on the central path, given its prices.
+    """Start where every sample is on the central path, given the prices.
 
     candidates : IN
     mu : of the path, where label * slack = mu and hit * pull = 1
     point : IN/OUT, its price is given, label, level and pull are set
-
-    The point is the minimum of level - ln pull - mu * sum(ln slack), by damped steps of
-    Newton's method. It need not be found to the end, any positive labels will do.
     """
     first, cluster, ratio = candidates[:3]
     label, level, pull, price = point[:4]
-    top = np.empty(len(price))
+    own_price = np.empty(len(price))
     for i in range(len(pull)):
-        start, count = first[i], first[i + 1] - first[i]
-        # A pull that is right if slacks are those of a pull of 1.
+        start, stop = first[i], first[i + 1]
+        count = stop - start
         for m in range(count):
-            e = start + m
-            top[m] = price[_cluster_of(cluster, e, start)] + ratio[e]
-        height = top[:count].max() + mu * count
-        total, moment = 0.0, 0.0
+            own_price[m] = price[_cluster_of(cluster, start + m, start)]
+        height, slope = _center_sample(own_price[:count], ratio[start:stop], mu)
         for m in range(count):
-            inverse = 1 / (height - top[m])
-            total += inverse
-            moment += ratio[start + m] * inverse
-        slope = total / moment
-        for m in range(count):
-            e = start + m
-            top[m] = price[_cluster_of(cluster, e, start)] + slope * ratio[e]
-        height = top[:count].max() + mu * count
-        for _ in range(20):
-            # Derivatives by level and pull.
-            by_level, by_pull = 1.0, -1 / slope
-            twice_level, mixed, twice_pull = 0.0, 0.0, 1 / slope**2
-            for m in range(count):
-                e = start + m
-                k = _cluster_of(cluster, e, start)
-                inverse = 1 / _slack_of(height, price[k], slope, ratio[e])
-                y = mu * inverse
-                mobility = y * inverse
-                by_level -= y
-                by_pull += y * ratio[e]
-                twice_level += mobility
-                mixed -= mobility * ratio[e]
-                twice_pull += mobility * ratio[e] * ratio[e]
-            determinant = twice_level * twice_pull - mixed * mixed
-            d_height = -(twice_pull * by_level - mixed * by_pull) / determinant
-            d_slope = -(twice_level * by_pull - mixed * by_level) / determinant
-            for m in range(count):
-                e = start + m
-                k = _cluster_of(cluster, e, start)
-                slack = _slack_of(height, price[k], slope, ratio[e])
-                top[m] = (d_slope * ratio[e] - d_height) / slack
-            rate = max(1.0, max(top[:count].max(), -d_slope / slope) / 0.9)
-            if not rate < np.inf:
-                break
-            height += d_height / rate
-            slope += d_slope / rate
-            if -(d_height * by_level + d_slope * by_pull) < 0.1 * mu:
-                break
+            slack = _slack_of(height, own_price[m], slope, ratio[start + m])
+            label[start + m] = mu / slack
         level[i], pull[i] = height, slope
-        for m in range(count):
-            e = start + m
-            k = _cluster_of(cluster, e, start)
-            label[e] = mu / _slack_of(height, price[k], slope, ratio[e])
+
+
+@kernel
+def _center_sample(price, ratio, mu):
+    """Return about the level and pull of a sample that is on the central path.
+
+    price, ratio : (n_candidates,) IN
+    mu : see `_center`
+
+    They minimize level - ln pull - mu * sum(ln slack): a few damped steps of Newton's
+    method, from a pull that would be right if the slacks were those of a pull of 1.
+    """
+    n = len(price)
+    level = _highest(price, ratio, 1.0) + mu * n
+    total, moment = 0.0, 0.0
+    for m in range(n):
+        inverse = 1 / (level - price[m] - ratio[m])
+        total += inverse
+        moment += inverse * ratio[m]
+    pull = total / moment
+    level = _highest(price, ratio, pull) + mu * n
+    for _ in range(20):
+        # First and second derivatives by level (x) and pull (t).
+        x, t = 1.0, -1 / pull
+        xx, xt, tt = 0.0, 0.0, 1 / pull**2
+        for m in range(n):
+            inverse = 1 / _slack_of(level, price[m], pull, ratio[m])
+            label = mu * inverse
+            mobility = label * inverse
+            x -= label
+            t += label * ratio[m]
+            xx += mobility
+            xt -= mobility * ratio[m]
+            tt += mobility * ratio[m] * ratio[m]
+        determinant = xx * tt - xt * xt
+        d_level = (xt * t - tt * x) / determinant
+        d_pull = (xt * x - xx * t) / determinant
+        rate = max(1.0, -d_pull / pull / 0.9)
+        for m in range(n):
+            slack = _slack_of(level, price[m], pull, ratio[m])
+            rate = max(rate, (d_pull * ratio[m] - d_level) / slack / 0.9)
+        if not rate < np.inf:
+            break
+        level += d_level / rate
+        pull += d_pull / rate
+        if -(d_level * x + d_pull * t) < 0.1 * mu:
+            break
+    return level, pull
+
+
+@kernel
+def _highest(price, ratio, pull):
+    """Return the maximum of price + pull * ratio; price, ratio : (n,) IN."""
+    highest = -np.inf
+    for m in range(len(price)):
+        highest = max(highest, price[m] + pull * ratio[m])
+    return highest
 
 
 @kernel
@@ -414,12 +432,11 @@ def _factorize(candidates, point, newton):
                 by_variation = 0.0
             for m in range(count):
                 j = _cluster_of(cluster, start + m, start)
-                for l in range(m):
-                    k = _cluster_of(cluster, start + l, start)
-                    product = (ratio[start + m] - mean) * (ratio[start + l] - mean)
-                    system[j, k] -= (
-                        mobility[m] * mobility[l] * (by_sum + by_variation * product)
-                    )
+                for other in range(m):
+                    k = _cluster_of(cluster, start + other, start)
+                    product = (ratio[start + m] - mean) * (ratio[start + other] - mean)
+                    coupling = by_sum + by_variation * product
+                    system[j, k] -= mobility[m] * mobility[other] * coupling
     for k in range(n_clusters):
         system[k, k] = 0.0
     for j in range(n_clusters):
@@ -585,7 +602,7 @@ def _mend(candidates, point, step, lengths, target, trial):
             k = _cluster_of(cluster, e, start)
             slack = _slack_of(height, price[k], slope, ratio[e])
             d_slack = d_height - d_price[k] - d_slope * ratio[e]
-            d_label = (aim[e] - label[e] * d_slack) / slack - label[e]
+            d_label = _label_step_of(aim[e], label[e], slack, d_slack)
             product = (label[e] + label_length * d_label) * (
                 slack + price_length * d_slack
             )
@@ -599,7 +616,7 @@ def _mend(candidates, point, step, lengths, target, trial):
 
 @kernel
 def _advance(candidates, step, label_length, price_length, least_slack, point):
-    """Take a step.
+    """Take a step; slacks stay positive where a price fell less than planned.
 
     candidates, step : IN
     point : IN/OUT, label, level, pull and price take the step
@@ -608,7 +625,7 @@ def _advance(candidates, step, label_length, price_length, least_slack, point):
     first, cluster, ratio = candidates[:3]
     label, level, pull, price, _, _ = point
     aim, d_level, d_pull, d_price = step
-    top = np.empty(len(price))
+    own_price = np.empty(len(price))
     for i in range(len(pull)):
         height, slope = level[i], pull[i]
         d_height, d_slope = d_level[i], d_pull[i]
@@ -617,7 +634,7 @@ def _advance(candidates, step, label_length, price_length, least_slack, point):
             k = _cluster_of(cluster, e, start)
             slack = _slack_of(height, price[k], slope, ratio[e])
             d_slack = d_height - d_price[k] - d_slope * ratio[e]
-            d_label = (aim[e] - label[e] * d_slack) / slack - label[e]
+            d_label = _label_step_of(aim[e], label[e], slack, d_slack)
             # A fall by 0.99 to 1 of itself shortens no step: rounding may make it 0.
             least = 1e-10 * label[e]
             label[e] += label_length * d_label
@@ -628,12 +645,13 @@ def _advance(candidates, step, label_length, price_length, least_slack, point):
             least = max(0.1 * (lam + price[k]), lam * prior[k]) - lam
         price[k] = max(price[k] + price_length * d_price[k], least)
     for i in range(len(pull)):
+        start, stop = first[i], first[i + 1]
+        count = stop - start
         pull[i] += price_length * d_pull[i]
-        level[i] += price_length * d_level[i]
-        for e in range(first[i], first[i + 1]):
-            k = _cluster_of(cluster, e, first[i])
-            top[e - first[i]] = price[k] + pull[i] * ratio[e]
-        level[i] = max(level[i], top[: first[i + 1] - first[i]].max() + least_slack)
+        for e in range(start, stop):
+            own_price[e - start] = price[_cluster_of(cluster, e, start)]
+        highest = _highest(own_price[:count], ratio[start:stop], pull[i])
+        level[i] = max(level[i] + price_length * d_level[i], highest + least_slack)
 
 
 @kernel

@@ -48,7 +48,8 @@ _MAX_STEPS = 100  # of one interior-point solve; 5 to 30 are usual
 # added to the matrix; the same within a matrix product.
 _VISIT, _PAIR, _PRODUCT = 70.0, 1.0, 0.1
 _ROUNDS = 3  # that are to be expected where much is open, against one
-_ONE_THREAD = 20  # clusters up to which OpenBLAS takes one thread on its own
+# Clusters up to which OpenBLAS takes one thread on its own: to factorize, to multiply.
+_ONE_THREAD = (60, 20)
 
 
 class _WorkingSet(NamedTuple):
@@ -102,40 +103,42 @@ def interior_point(
     error = _error_of_prices(problem, elasticity, price)
     least_gap, best = np.inf, None
     marks = np.zeros(proba.shape, dtype=np.bool_)
-    with single_blas_thread() if len(prior) > _ONE_THREAD else nullcontext():
-        while True:
-            margin, n_marks = _mark(problem, price, _MARGIN * error, marks)
-            working_set = _gather(problem, marks, n_marks)
-            whole = _is_whole_faster(working_set.candidates, marks.size)
-            working_set = _take_all(problem) if whole else working_set
-            cold = whole and error > _USELESS
-            price, start = _cold_start(problem) if cold else (price, _MARGIN * margin)
-            candidates, mean_log = working_set.candidates, working_set.mean_log
+    while True:
+        margin, n_marks = _mark(problem, price, _MARGIN * error, marks)
+        working_set = _gather(problem, marks, n_marks)
+        whole = _is_whole_faster(working_set.candidates, marks.size)
+        working_set = _take_all(problem) if whole else working_set
+        cold = whole and error > _USELESS
+        price, start = _cold_start(problem) if cold else (price, _MARGIN * margin)
+        candidates, mean_log = working_set.candidates, working_set.mean_log
+        # The bits of a sum depend on the number of BLAS's threads.
+        large = len(prior) > _ONE_THREAD[whole]
+        with single_blas_thread() if large else nullcontext():
             label, hit, usage, price, steps, reached = solve_candidates(
                 candidates,
                 price,
                 start,
-                tol / 2 * max(1, -mean_log),
+                tol / 4 * max(1, -mean_log),
                 min(_MAX_STEPS, max_iter - n_iter),
             )
-            n_iter += steps
-            price = price if forward else np.maximum(price, lam * (prior - 1))
-            response, n_needed = mean_response(problem, price, 0.0, marks)
-            collision = -(candidates.weight @ np.log(hit)) / total_weight - mean_log
-            loss = collision + lam * fairness(usage, prior, forward)
-            gap = duality_gap(problem, collision, response, usage, price)
-            gap = np.fmin(gap, np.inf)  # never nan
-            # A round starts anew: one that is cut short may be far behind the last.
-            if best is None or gap < least_gap:
-                least_gap, best = gap, (working_set, label, price, response)
-            if (
-                gap <= tol * max(1.0, loss)
-                or n_iter >= max_iter
-                or cold
-                or (reached and (whole or n_needed == n_marks))
-            ):
-                break
-            error = np.sqrt(2 * max(gap, 0) / elasticity) if reached else np.inf
+        n_iter += steps
+        price = price if forward else np.maximum(price, lam * (prior - 1))
+        response, n_needed = mean_response(problem, price, 0.0, marks)
+        collision = -(candidates.weight @ np.log(hit)) / total_weight - mean_log
+        loss = collision + lam * fairness(usage, prior, forward)
+        gap = duality_gap(problem, collision, response, usage, price)
+        gap = np.fmin(gap, np.inf)  # never nan
+        # A round starts anew: one that is cut short may be far behind the last.
+        if best is None or gap < least_gap:
+            least_gap, best = gap, (working_set, label, price, response)
+        if (
+            gap <= tol * max(1.0, loss)
+            or n_iter >= max_iter
+            or cold
+            or (reached and (whole or n_needed == n_marks))
+        ):
+            break
+        error = np.sqrt(2 * max(gap, 0) / elasticity) if reached else np.inf
     working_set, label, price, response = best
     return _labels(problem, working_set, label), price, response, n_iter
 

@@ -95,12 +95,13 @@ def test_compiled_solvers_equal_python(
 
 
 @pytest.mark.parametrize("divergence", ["reverse", "forward"])
-@pytest.mark.parametrize("margin", [1e-3, 0.03])
+@pytest.mark.parametrize("error", [1e-3, 0.01])
 def test_compiled_rounds_of_working_sets_equal_python(
-    run_in_python, monkeypatch, divergence, margin
+    run_in_python, monkeypatch, divergence, error
 ):
-    # So small a margin leaves out clusters that pay, and all of the last one.
-    monkeypatch.setattr(working_set, "_MARGIN", margin)
+    # So small an error leaves out clusters that pay, and all of the last one.
+    monkeypatch.setattr(working_set, "_error_of_prices", lambda *args: error)
+    monkeypatch.setattr(working_set, "_is_whole_faster", lambda *args: False)
     proba = draw_predictions(50, 4, sharpness=4)
     proba[:, 3] *= 1e-3
     proba /= proba.sum(axis=1, keepdims=True)

@@ -98,7 +98,9 @@ def solve_candidates(
     sizes = 4 * [n_open] + 2 * [n_clusters]
     newton = _Newton(*map(np.zeros, [*sizes, (n_clusters, n_clusters)]))
     point.price[:] = price
-    _center(candidates, start * n_open / max(n_entries, 1), point)
+    weight, count = candidates.weight, np.diff(candidates.first.astype(np.float64))
+    total = max(weight.sum(), np.finfo(np.float64).tiny)
+    _center(candidates, start * total / max(weight @ count, total), point)
     per_entry = 100 + n_entries / max(n_open, 1)
     pause = 1 + int(_LONGEST / (per_entry * n_entries + n_clusters**3))
     progress = np.array([0, np.inf])  # number of steps, lowest gap

@@ -106,7 +106,7 @@ def interior_point(
     while True:
         margin, n_marks = _mark(problem, price, _MARGIN * error, marks)
         working_set = _gather(problem, marks, n_marks)
-        whole = _is_whole_faster(working_set.candidates, marks.size)
+        whole = error == np.inf or _is_whole_faster(working_set.candidates, marks.size)
         working_set = _take_all(problem) if whole else working_set
         cold = whole and error > _USELESS
         price, start = _cold_start(problem) if cold else (price, _MARGIN * margin)
@@ -230,8 +230,9 @@ def _mark(
 def _is_whole_faster(candidates: Candidates, size: int) -> bool:
     """Tell whether the whole problem, of `size` entries, is likely to be faster."""
     count = np.diff(candidates.first.astype(np.float64))
-    rounds = _VISIT * count.sum() + _PAIR * (count @ (count - 1)) / 2
-    return size * (_VISIT + _PRODUCT * len(candidates.prior)) < _ROUNDS * rounds
+    open_part = _VISIT * count.sum() + _PAIR * (count @ (count - 1)) / 2
+    whole = size * (_VISIT + _PRODUCT * len(candidates.prior))
+    return bool(whole < _ROUNDS * open_part)
 
 
 def _take_all(problem: Problem) -> _WorkingSet:
@@ -298,7 +299,9 @@ def _count_bids(proba, weight, counts):
     for i in range(n_samples):
         scale = (_BINS - 1) / np.float64(proba[i].max())
         for k in range(n_clusters):
-            counts[k, _BINS - 1 - int(proba[i, k] * scale)] += weight[i]
+            # Rounding must not take the best cluster's bid from 0.
+            bid = _BINS - 1 - int(proba[i, k] * scale + 1e-6)
+            counts[k, bid] += weight[i]
 
 
 def _gather(problem: Problem, marks: NDArray, n_marks: int) -> _WorkingSet:

@@ -102,8 +102,12 @@ def prepare_accelerated_em(
         list(pool.map(lambda part: respond(part, *step), range(n_parts)))
         trial_sum, drift = sums.sum(axis=0) / total_weight
         trial_usage = trial_sum + fixed_sum / total_weight
+        if not np.isfinite(trial_usage).all():  # prices beyond all bounds
+            stretch, price = 1.0, _balance(problem, usage)
+            return
         length = _search(problem, hits, usage, trial_usage)
-        _go(labels, trial, length)
+        if length > 0:
+            _go(labels, trial, length)
         usage = (1 - length) * usage + length * trial_usage
         if not accelerate:
             price = _balance(problem, usage)
@@ -125,7 +129,8 @@ def prepare_accelerated_em(
         np.fill_diagonal(answer, 0)
         np.fill_diagonal(answer, -answer.sum(axis=1))
         moved = (kept - 1) * drift + answer @ pushed
-        price = _newton_price(problem, price, trial_usage, answer, moved)
+        change = _newton_step(problem, price, trial_usage, answer, moved)
+        price = _balance(problem, usage) if change is None else price + change
 
     def run(n_iter: int) -> NDArray:
         with single_blas_thread(), ThreadPoolExecutor(n_threads) as pool:
@@ -144,10 +149,12 @@ def _balance(problem: Problem, usage: NDArray) -> NDArray:
 
 def _inertia(problem: Problem, usage: NDArray) -> tuple[NDArray, NDArray]:
     """Return the inertia at stretch 1, and by how much it is above lam."""
-    shift = np.zeros(len(usage))
-    if not problem.forward:
-        shift = np.where(problem.prior > 0, _balance(problem, usage), shift)
-    return problem.lam + shift, shift
+    if problem.forward:
+        return np.full(len(usage), problem.lam), np.zeros(len(usage))
+    wanted = problem.prior > 0
+    full_price = problem.lam * problem.prior / np.maximum(usage, _NO_SHARE)
+    shift = np.where(wanted, _balance(problem, usage), 0)
+    return np.where(wanted, full_price, problem.lam), shift
 
 
 def _full_price(problem: Problem, price: NDArray) -> NDArray:
@@ -159,34 +166,34 @@ def _full_price(problem: Problem, price: NDArray) -> NDArray:
     return np.where(problem.prior > 0, full_price, problem.lam)
 
 
-def _newton_price(
+def _newton_step(
     problem: Problem, price: NDArray, usage: NDArray, answer: NDArray, moved: NDArray
-) -> NDArray:
-    """Return the prices that balance the usage after the next step, to first order.
+) -> NDArray | None:
+    """Return changes of the prices, to balance the usage after the next step.
 
     price, usage : of the trial
     answer : (n_clusters, n_clusters), derivative of the samples' usage by the prices
-    moved : (n_clusters,), by how much the usage will change if the prices do not
+    moved : (n_clusters,), by how much the usage would change if the prices did not
+    returns : None if there is no solution, by rounding
     """
     wanted = problem.prior > 0
-    full_price = _full_price(problem, price)
-    stiffness = (usage / full_price)[wanted]
-    balanced = _balance(problem, usage)
-    demand = stiffness * (balanced[wanted] - price[wanted]) - moved[wanted]
+    price, full_price = price[wanted], _full_price(problem, price)[wanted]
+    stiffness = usage[wanted] / full_price
+    demand = stiffness * (_balance(problem, usage)[wanted] - price) - moved[wanted]
     system = answer[np.ix_(wanted, wanted)]
     np.fill_diagonal(system, system.diagonal() * (1 + 1e-13) + stiffness)
     try:
         change = cho_solve(cho_factor(system, check_finite=False), demand)
-    except (LinAlgError, ValueError):  # by rounding; and what is not finite
-        return balanced
+    except (LinAlgError, ValueError):
+        return None
     if not np.isfinite(change).all():
-        return balanced
-    price = price.copy()
-    price[wanted] += change
+        return None
     if not problem.forward:  # a full price is positive, and no usage is above 1
-        least = np.maximum(0.1 * full_price, problem.lam * problem.prior)
-        price[wanted] = np.maximum(price, least - problem.lam)[wanted]
-    return price
+        least = np.maximum(0.1 * full_price, problem.lam * problem.prior[wanted])
+        change = np.maximum(change, least - full_price)
+    step = np.zeros(len(wanted))
+    step[wanted] = change
+    return step
 
 
 def _search(
@@ -200,14 +207,14 @@ def _search(
 
     hits : (2, n_samples), collision probabilities of labels and trial
     """
-    wanted = problem.prior > 0
-    change, turn = hits[1] - hits[0], (trial_usage - usage)[wanted]
+    allowed = (problem.prior > 0) | (not problem.forward)
+    change, turn = hits[1] - hits[0], (trial_usage - usage)[allowed]
 
     def rises(length: float) -> bool:
         rate = change / ((1 - length) * hits[0] + length * hits[1])
         earned = problem.weight @ rate / problem.total_weight
         price = _balance(problem, (1 - length) * usage + length * trial_usage)
-        return not earned + price[wanted] @ turn >= 0
+        return not earned + price[allowed] @ turn >= 0
 
     if not rises(1.0):
         return 1.0

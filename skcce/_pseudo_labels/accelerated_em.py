@@ -36,8 +36,9 @@ _NO_SHARE = 1e-250  # a usage below counts as it, for prices have to be finite
 # Part of the usage that is added to the labels before a step, at least and for long
 # steps. A label of zero would stay so, and one of nearly zero answers to prices all of
 # a sudden, so that Newton's method cannot see it coming.
-_LEAST_BLEND = 1e-12
+_LEAST_BLEND = 1e-9
 _BLEND = 1e-2
+_LEAST_INERTIA = 1e-3
 _GROWTH = 2.0  # of the stretch
 _BLOCK = 512  # samples that are worked on together
 _MAX_PARTS = 8  # each adds up a matrix of its own, however many threads there are
@@ -73,7 +74,7 @@ def prepare_accelerated_em(
     couplings = np.empty((n_parts, n_clusters, n_clusters))
     n_threads = 1 if labels.size < _MIN_SIZE else min(n_parts, count_threads(n_jobs))
 
-    stretch = 1.0
+    stretch, failures = 1.0, 0
     usage = (sum_labels(labels, weight) + fixed_sum) / total_weight
     price = _balance(problem, usage)
 
@@ -89,10 +90,10 @@ def prepare_accelerated_em(
             couplings[part] += answers[:n_answers].T @ answers[:n_answers]
 
     def iterate(pool: ThreadPoolExecutor) -> None:
-        nonlocal stretch, usage, price
+        nonlocal stretch, usage, price, failures
         inertia, shift = _inertia(problem, usage)
         reward = price - shift / stretch
-        blend = _LEAST_BLEND + _BLEND * (1 - 1 / stretch) / np.sqrt(stretch)
+        blend = _LEAST_BLEND + _BLEND * (1 - 1 / stretch) / np.sqrt(stretch) * min(1.0, stretch / lam)
         stiffness = usage / _full_price(problem, price)
         least_answer = _NO_ANSWER * stiffness[prior > 0].min(initial=np.inf)
         step = (
@@ -116,11 +117,12 @@ def prepare_accelerated_em(
         last_stretch = stretch
         if length >= 0.9:
             stretch *= _GROWTH
-        elif length <= 0.1:
-            stretch = max(stretch / _GROWTH, 1.0)
-        if stretch == 1:
-            price = _balance(problem, usage)  # EM, which cannot fail
-            return
+        failures = failures + 1 if length <= 0.1 else 0
+        if failures > 1:
+            if stretch <= 1:
+                price = _balance(problem, usage)  # EM, which does not fail
+                return
+            stretch /= _GROWTH
         # What the trial has in common with the next step: its labels are not new then.
         kept = min((1 - length) * last_stretch / stretch, 1.0)
         _, next_shift = _inertia(problem, usage)
@@ -129,6 +131,8 @@ def prepare_accelerated_em(
         np.fill_diagonal(answer, 0)
         np.fill_diagonal(answer, -answer.sum(axis=1))
         moved = (kept - 1) * drift + answer @ pushed
+        if length <= 0.1:
+            moved = np.zeros(n_clusters)
         change = _newton_step(problem, price, trial_usage, answer, moved)
         price = _balance(problem, usage) if change is None else price + change
 
@@ -148,13 +152,20 @@ def _balance(problem: Problem, usage: NDArray) -> NDArray:
 
 
 def _inertia(problem: Problem, usage: NDArray) -> tuple[NDArray, NDArray]:
-    """Return the inertia at stretch 1, and by how much it is above lam."""
-    if problem.forward:
-        return np.full(len(usage), problem.lam), np.zeros(len(usage))
-    wanted = problem.prior > 0
-    full_price = problem.lam * problem.prior / np.maximum(usage, _NO_SHARE)
-    shift = np.where(wanted, _balance(problem, usage), 0)
-    return np.where(wanted, full_price, problem.lam), shift
+    """Return the inertia at stretch 1, and by how much it is above lam.
+
+    With it, samples that see no difference between clusters move the usage to the
+    prior. A larger one does no harm, and a tiny one would be lost beside the rewards.
+    """
+    lam, prior, forward = problem.lam, problem.prior, problem.forward
+    ratio = np.where(prior > 0, prior / np.maximum(usage, _NO_SHARE), 1)
+    shift = lam * (ratio - 1)
+    if forward:
+        # ratio ln(ratio) / (ratio - 1), without cancellation
+        log = np.log(ratio)
+        shift = lam * (log / np.where(log == 0, 1, -np.expm1(-log)) - (log != 0))
+    shift = np.maximum(shift, _LEAST_INERTIA * max(lam, 1.0) - lam)
+    return lam + shift, shift
 
 
 def _full_price(problem: Problem, price: NDArray) -> NDArray:
@@ -188,8 +199,10 @@ def _newton_step(
         return None
     if not np.isfinite(change).all():
         return None
-    if not problem.forward:  # a full price is positive, and no usage is above 1
-        least = np.maximum(0.1 * full_price, problem.lam * problem.prior[wanted])
+    # At most, a tenth or ten times as much is asked of a cluster.
+    change = np.clip(change, -0.9 * full_price, 9 * full_price)
+    if not problem.forward:  # no usage is above 1
+        least = problem.lam * problem.prior[wanted]
         change = np.maximum(change, least - full_price)
     step = np.zeros(len(wanted))
     step[wanted] = change
@@ -332,21 +345,26 @@ def _solve_sub_problem(sigma, reward, force, pull, slack):
     while they leave its domain, or go too far up on the other side.
     """
     n_clusters = len(sigma)
-    level = -np.inf
+    # Below the level at this pull: no label is above 1, and by Jensen's inequality.
+    level, total, earned = -np.inf, 0.0, 0.0
     for k in range(n_clusters):
-        level = max(level, reward[k] + pull * sigma[k] + force[k])
+        slack[k] = reward[k] + pull * sigma[k]
+        level = max(level, slack[k] + force[k])
+    for k in range(n_clusters):
+        total += force[k]
+        earned += force[k] * max(slack[k], -1e300)
+    level = max(level, total + earned / total)
     safe_level, safe_pull = level, pull
     d_level, d_pull, descent, length, error = 0.0, 0.0, 0.0, 0.0, np.inf
     for _ in range(100):
         for k in range(n_clusters):
             slack[k] = level - reward[k] - pull * sigma[k]
-        n_outside = 0
-        total, moment, c00, c01, c11 = 0.0, 0.0, 0.0, 0.0, 0.0
+        n_outside, total, moment, c00, c01, c11 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for k in range(n_clusters):
             inverse = 1 / slack[k]
             y = force[k] * inverse
             d = y * inverse
-            n_outside += slack[k] <= 0
+            n_outside += 0.0 if slack[k] > 0 else 1.0
             total += y
             moment += y * sigma[k]
             c00 += d

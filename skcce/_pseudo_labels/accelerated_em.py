@@ -11,8 +11,8 @@ Names, besides those of `em`:
 
 ============== =======================================================================
 ``distance``   sum of ``inertia * (label * ln(label / new) - label + new)``
-``inertia[k]`` the full price that balances the usage (reverse divergence), or lam
-               (forward), divided by the stretch; at stretch 1, the step is EM's
+``inertia[k]`` the full price that balances the usage (reverse divergence), or a like
+               amount (forward), divided by the stretch; at stretch 1, steps are EM's
 ``reward[k]``  price, less the inertia that ``new`` has in the distance
 ``force[k]``   ``inertia[k] * label[i, k]``
 ``slack[k]``   ``level - reward[k] - pull * proba[k]``; a new label is force / slack
@@ -33,12 +33,13 @@ from skcce._pseudo_labels.objective import Problem, sum_labels
 from skcce._threads import count_threads, single_blas_thread
 
 _NO_SHARE = 1e-250  # a usage below counts as it, for prices have to be finite
-# Part of the usage that is added to the labels before a step, at least and for long
-# steps. A label of zero would stay so, and one of nearly zero answers to prices all of
-# a sudden, so that Newton's method cannot see it coming.
+# Part of the usage that is added to the labels before a step: always, so that a label of
+# zero need not stay so; and before a long step, as a label of nearly zero answers to
+# prices all of a sudden, so that Newton's method cannot see it coming. Less for larger
+# steps, which must end at the optimum, and where inertia would make too much of it.
 _LEAST_BLEND = 1e-9
 _BLEND = 1e-2
-_LEAST_INERTIA = 1e-3
+_LEAST_INERTIA = 1e-3  # relative to lam or 1
 _GROWTH = 2.0  # of the stretch
 _BLOCK = 512  # samples that are worked on together
 _MAX_PARTS = 8  # each adds up a matrix of its own, however many threads there are
@@ -93,7 +94,9 @@ def prepare_accelerated_em(
         nonlocal stretch, usage, price, failures
         inertia, shift = _inertia(problem, usage)
         reward = price - shift / stretch
-        blend = _LEAST_BLEND + _BLEND * (1 - 1 / stretch) / np.sqrt(stretch) * min(1.0, stretch / lam)
+        blend = _LEAST_BLEND + _BLEND * (1 - 1 / stretch) * min(
+            stretch**-0.5, stretch**0.5 / lam
+        )
         stiffness = usage / _full_price(problem, price)
         least_answer = _NO_ANSWER * stiffness[prior > 0].min(initial=np.inf)
         step = (
@@ -114,25 +117,25 @@ def prepare_accelerated_em(
             price = _balance(problem, usage)
             return
 
-        last_stretch = stretch
-        if length >= 0.9:
-            stretch *= _GROWTH
-        failures = failures + 1 if length <= 0.1 else 0
-        if failures > 1:
-            if stretch <= 1:
-                price = _balance(problem, usage)  # EM, which does not fail
-                return
-            stretch /= _GROWTH
-        # What the trial has in common with the next step: its labels are not new then.
-        kept = min((1 - length) * last_stretch / stretch, 1.0)
-        _, next_shift = _inertia(problem, usage)
-        pushed = shift / last_stretch - (1 - length) * next_shift / stretch
         answer = -couplings.sum(axis=0) / total_weight
         np.fill_diagonal(answer, 0)
         np.fill_diagonal(answer, -answer.sum(axis=1))
-        moved = (kept - 1) * drift + answer @ pushed
-        if length <= 0.1:
-            moved = np.zeros(n_clusters)
+        moved = np.zeros(n_clusters)
+        failures = failures + 1 if length <= 0.1 else 0
+        if failures == 0:
+            # The next step starts elsewhere: the forces that the old labels had, and
+            # what inertia took from the rewards, are replaced by those of the new ones.
+            last_stretch = stretch
+            stretch *= _GROWTH if length >= 0.9 else 1.0
+            _, next_shift = _inertia(problem, usage)
+            kept = (1 - length) / stretch
+            moved = (kept * last_stretch - 1) * drift
+            moved += answer @ (shift / last_stretch - kept * next_shift)
+        elif failures > 1 and stretch > 1:
+            stretch /= _GROWTH
+        elif failures > 1:
+            price = _balance(problem, usage)  # EM
+            return
         change = _newton_step(problem, price, trial_usage, answer, moved)
         price = _balance(problem, usage) if change is None else price + change
 
@@ -232,7 +235,7 @@ def _search(
     if not rises(1.0):
         return 1.0
     low, high = 0.0, 1.0
-    for _ in range(10):
+    while high - low > 0.05 * high > 1e-12:
         middle = (low + high) / 2
         low, high = (low, middle) if rises(middle) else (middle, high)
     return low

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python examples/paper/em_acceleration.py
 
-The predictions are softmax(std * Gaussian noise + bias * Gaussian noise of the cluster).
+The predictions are softmax(std * Gaussian noise + bias * another one of the cluster).
 Seconds are of whole calls, with the looks at the gap; an iteration is a pass over all
 samples and clusters. The forward divergence has no plain EM in the paper.
 """
@@ -44,16 +44,18 @@ def main():
     parser.add_argument("--lam", type=float, nargs="+", default=[0.4, 4, 100])
     parser.add_argument("--bias", type=float, nargs="+", default=[0, 1.5])
     parser.add_argument("--tol", type=float, default=1e-4, help="relative duality gap")
-    parser.add_argument("--max-entries", type=float, default=1e10,
-                        help="samples * clusters * iterations that plain EM may visit")
+    parser.add_argument(
+        "--max-entries",
+        type=float,
+        default=1e10,
+        help="samples * clusters * iterations that plain EM may visit",
+    )
     args = parser.parse_args()  # fmt: skip
     for kwargs in ({}, {"accelerate": False}, {"divergence": "forward"}):
         measure(make_skewed_proba(50, 3, 0), 1e-1, 3, lam=1.0, **kwargs)  # compiles
     columns = ["n", "K", "bias", "lam", "plain", "s", "accel.", "s", "forward", "s"]
     print("".join(f"{name:>9}" for name in columns))
-    for n, n_clusters, bias, lam in product(
-        args.n, args.clusters, args.bias, args.lam
-    ):
+    for n, n_clusters, bias, lam in product(args.n, args.clusters, args.bias, args.lam):
         proba = make_skewed_proba(n, n_clusters, bias)
         longest = int(args.max_entries / proba.size)
         cells = [n, n_clusters, bias, f"{lam:g}"]

@@ -33,8 +33,8 @@ from skcce._pseudo_labels.objective import Problem, sum_labels
 from skcce._threads import count_threads, single_blas_thread
 
 _NO_SHARE = 1e-250  # a usage below counts as it, for prices have to be finite
-# Part of the usage that is added to the labels before a step: always, so that a label of
-# zero need not stay so; and before a long step, as a label of nearly zero answers to
+# Part of the usage that is added to the labels before a step: always, so that a label
+# of zero need not stay so; and before a long step, as a label of nearly zero answers to
 # prices all of a sudden, so that Newton's method cannot see it coming. Less for larger
 # steps, which must end at the optimum, and where inertia would make too much of it.
 _LEAST_BLEND = 1e-9
@@ -65,7 +65,7 @@ def prepare_accelerated_em(
     accelerate : if False, the stretch remains 1, and prices those that balance the
         usage before the step
     """
-    proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
+    proba, lam, prior, _, weight, fixed_sum, total_weight, _ = problem
     n_samples, n_clusters = labels.shape
     trial, hits = np.empty_like(labels), np.empty((2, n_samples))
     n_blocks = max(1, -(-n_samples // _BLOCK))
@@ -344,8 +344,8 @@ def _solve_sub_problem(sigma, reward, force, pull, slack):
     slack : (n_clusters,) OUT, the solution is force / slack
 
     By duality, level and pull minimize the convex function :math:`\ell - \ln t -
-    \sum_k a_k \ln (\ell - v_k - t \sigma_k)`: Newton's method, whose steps are halved
-    while they leave its domain, or go too far up on the other side.
+    \sum_k a_k \ln (\ell - v_k - t \sigma_k)`: Newton's method, whose steps are cut
+    where they leave its domain, and halved where they go too far up on the other side.
     """
     n_clusters = len(sigma)
     # Below the level at this pull: no label is above 1, and by Jensen's inequality.
@@ -359,7 +359,7 @@ def _solve_sub_problem(sigma, reward, force, pull, slack):
     level = max(level, total + earned / total)
     safe_level, safe_pull = level, pull
     d_level, d_pull, descent, length, error = 0.0, 0.0, 0.0, 0.0, np.inf
-    for _ in range(100):
+    for _ in range(50):
         for k in range(n_clusters):
             slack[k] = level - reward[k] - pull * sigma[k]
         n_outside, total, moment, c00, c01, c11 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -376,9 +376,17 @@ def _solve_sub_problem(sigma, reward, force, pull, slack):
         g_level, g_pull = 1 - total, moment - 1 / pull
         uphill = g_level * d_level + g_pull * d_pull
         if n_outside > 0 or (uphill > -0.5 * descent and length > 1e-6):
-            length /= 2
-            level -= length * d_level
-            pull -= length * d_pull
+            if n_outside > 0:  # go 0.9 of the way to the border
+                rate = 0.0
+                for k in range(n_clusters):
+                    fall = d_pull * sigma[k] - d_level
+                    distance = safe_level - reward[k] - safe_pull * sigma[k]
+                    rate = max(rate, fall / distance)
+                length = min(length / 2, 0.9 / rate)
+            else:
+                length /= 2
+            level = safe_level + length * d_level
+            pull = safe_pull + length * d_pull
             continue
         safe_level, safe_pull = level, pull
         last_error, error = error, max(abs(g_level), abs(g_pull) * pull)

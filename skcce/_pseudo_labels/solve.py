@@ -157,8 +157,8 @@ def solve_pseudo_labels(
         Start of ``"em"`` and ``"pgd"``, rows summing to 1 within 1e-3. None starts from
         `proba`, with zeros lifted to 1e-30. In the paper's EM (``accelerate=False``), a
         zero of an explicit start stays zero unless the cluster is the sample's best one
-        (Property 1). In the forward divergence, what a start gives to clusters of zero prior goes to the others. The
-        interior-point method takes no start.
+        (Property 1). In the forward divergence, what a start gives to clusters of zero
+        prior goes to the others. The interior-point method takes no start.
     step_size : float, default=1.0
         Step of ``"pgd"``, which alone uses it, along the gradient of n_samples times
         the loss. Too large a step does not converge; what is too large falls with `lam`
@@ -196,8 +196,8 @@ def solve_pseudo_labels(
     ------
     ValueError
         If an argument is out of its range, not finite, or of the wrong shape; if
-        ``solver="interior-point"`` is given a start; if the forward divergence forbids all
-        clusters that a sample can have, or one that a fixed label has.
+        ``solver="interior-point"`` is given a start; if the forward divergence forbids
+        all clusters that a sample can have, or one that a fixed label has.
 
     References
     ----------

@@ -291,7 +291,7 @@ def _respond(
         hit, best = 0.0, 0.0
         for k in range(n_clusters):
             hit += sigma[k] * label[k]
-            best = max(best, sigma[k])
+            best = max(best, sigma[k] if reward[k] > -np.inf else 0.0)
         hits[0, i] = max(hit, 1e-300)
         _solve_sub_problem(sigma, reward, force, 1 / max(hit, 1e-3 * best), slack)
 

@@ -145,8 +145,8 @@ def solve_pseudo_labels(
     accelerate : bool, default=True
         Whether ``"em"``, which alone uses it, takes steps that grow, with prices from
         Newton's method. A relative gap of 1e-4 then takes 5 to 50 iterations, where
-        plain EM needs thousands if `lam` is large, and an iteration takes as long as
-        some plain ones. That is the default because a gap is what `tol` asks for.
+        plain EM needs thousands if `lam` is large; an iteration takes 10 to 50 times as
+        long. It is the default because a small gap is what `tol` asks for.
 
         False gives the paper's Algorithm 1, with its exact M-step (Theorem 1): a few
         iterations give labels that are softer than the optimum, in the time of a few

@@ -75,6 +75,7 @@ SOLVERS = [
     ("interior-point", "reverse"),
     ("interior-point", "forward"),
     ("em", "reverse"),
+    ("em", "forward"),
     ("pgd", "reverse"),
     ("pgd", "forward"),
 ]

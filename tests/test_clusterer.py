@@ -295,6 +295,7 @@ def test_paper_to_the_letter_without_neighbors(blobs):
                 proba,
                 lam=0.4,
                 solver="em",
+                accelerate=False,
                 max_iter=10,
                 tol=0,
             ).pseudo_labels

@@ -576,6 +576,7 @@ def test_paper_to_the_letter(images, augment):
                 proba.detach().numpy(),
                 lam=2.0,
                 solver="em",
+                accelerate=False,
                 max_iter=20,
                 tol=0,
             ).pseudo_labels

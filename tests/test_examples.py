@@ -188,6 +188,16 @@ def test_hard_problems_have_no_silent_miss(monkeypatch, capsys):
     assert hard_problems.recompute(proba, wrong, price, lam, prior, False)[1] > 1e-3
 
 
+@pytest.mark.usefixtures("paper")
+def test_em_acceleration_prints_a_row_for_every_problem(monkeypatch, capsys):
+    import em_acceleration
+
+    small = ["--n", 60, "--clusters", 3, "--lam", 0.4, 4, "--bias", 0, 1.5]
+    run(em_acceleration, monkeypatch, *small, "--max-entries", 3600)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [len(row) for row in rows] == [10] * 5
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("paper")
 def test_scaling_fits_a_slope(monkeypatch, capsys):

@@ -530,7 +530,6 @@ def test_error_names_the_argument(name, value):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"solver": "em", "divergence": "forward"}, "em.*reverse.*interior-point"),
         ({"solver": "interior-point", "init": GOOD["proba"]}, "init.*em"),
         (
             {"proba": [[0.5, 0.5], [1, 0]], "prior": [0, 1], "divergence": "forward"},

@@ -126,7 +126,7 @@ def sum_level_em(proba, lam_sum, n_iter):
 
 
 def run(proba, **kwargs):
-    return solve_pseudo_labels(proba, solver="em", **kwargs)
+    return solve_pseudo_labels(proba, solver="em", accelerate=False, **kwargs)
 
 
 # ------------------------------------------------------------------ M-step, one sample

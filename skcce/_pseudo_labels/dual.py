@@ -101,7 +101,10 @@ def _price_mismatch(problem: Problem, usage: NDArray, price: NDArray) -> float:
     full_price = np.maximum(lam + price, lam * prior)
     with np.errstate(divide="ignore"):
         excess = (usage * full_price - lam * prior) / (lam * prior)
-        return float(lam * (prior @ (excess - np.log1p(excess))))
+        # Near -1 it has lost the digits of the ratio.
+        ratio = usage * full_price / (lam * prior)
+        log = np.where(ratio < 0.5, np.log(ratio), np.log1p(excess))
+        return float(lam * (prior @ (excess - log)))
 
 
 @kernel

@@ -1,7 +1,7 @@
-"""Time and memory of the solvers: size x bias x lam.
+r"""Time and memory of the solvers: size x bias x lam.
 
     OMP_NUM_THREADS=1 python examples/paper/scaling.py
-    OMP_NUM_THREADS=1 python examples/paper/scaling.py --solvers exact \\
+    OMP_NUM_THREADS=1 python examples/paper/scaling.py --solvers exact \
         --sizes 1000x200 50x1000 --bias 1.5 --lam 0.4 4
 
 The bias skews the predictions: N(0, bias^2) on the logits of each cluster, the same for
@@ -102,9 +102,7 @@ def sweep(solver, sizes, biases, lams, *, tol, max_seconds, **predictions):
     for (n, n_clusters), bias, lam in product(sizes, biases, lams):
         print(f"{n:8d}{n_clusters:6d}{bias:6g}{lam:9g}", end="", flush=True)
         options = {**predictions, "bias": bias}
-        measured = measure_apart(
-            max_seconds, solver, n, n_clusters, lam, tol, options
-        )
+        measured = measure_apart(max_seconds, solver, n, n_clusters, lam, tol, options)
         if measured is None:
             print(f"   ended after {max_seconds:g} s", flush=True)
             continue

@@ -49,6 +49,8 @@ def hard_problem(seed):
         weight[rng.integers(n)] = 1
     if rng.random() < 0.2:  # known labels: one-hot, or nearly
         known = rng.exponential(size=(n, n_clusters)) ** 8
+        if rng.random() < 0.7:  # possible in the forward divergence, too
+            known[:, prior == 0] = 0
         if rng.random() < 0.5:
             known = (known == known.max(axis=1, keepdims=True)).astype(float)
         held = rng.random(n) < rng.random()

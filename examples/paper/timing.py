@@ -5,7 +5,7 @@ divided by max(1, loss), as solve_pseudo_labels compares it with its `tol`.
 """
 
 import time
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -37,6 +37,7 @@ def draw_predictions(n, n_clusters, *, std=3.0, bias=0.0, seed=0, dtype=np.float
     return proba
 
 
+@cache
 def compile_exact_solver(dtype=np.float64):
     """Have the exact solver compiled, or loaded, for problems of either kind."""
     for bias in (0, 3):

@@ -10,8 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+
+from skcce import solve_pseudo_labels
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -145,7 +147,7 @@ def test_table_1_has_the_papers_layout(tmp_path, monkeypatch, capsys):
     import table1
 
     picture = tmp_path / "gap.png"
-    small = ["--n", 60, "--clusters", 2, 5, "--max-seconds", 0.2]
+    small = ["--n", 60, "--clusters", 2, 5, "--bias", 1.5, "--max-seconds", 0.2]
     run(table1, monkeypatch, *small, "--picture", picture)
     output = capsys.readouterr().out
     for row in ("PGD(eta1)", "PGD(eta3)", "PGD (best)", "EM", "exact"):
@@ -154,13 +156,37 @@ def test_table_1_has_the_papers_layout(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("paper")
-def test_ratios_are_printed_beside_their_goals(monkeypatch, capsys):
+def test_bias_skews_predictions():
+    import timing
+
+    for dtype in (np.float32, np.float64):
+        balanced, skewed = (
+            timing.draw_predictions(2000, 10, bias=bias, dtype=dtype) for bias in (0, 3)
+        )
+        for proba in (balanced, skewed):
+            assert proba.dtype == dtype
+            assert_allclose(proba.sum(axis=1), 1, rtol=1e-6)
+        assert_allclose(balanced.mean(axis=0), 0.1, rtol=0.2)
+        assert skewed.mean(axis=0).max() > 0.2
+
+
+@pytest.mark.usefixtures("paper")
+def test_ratios_are_printed_beside_their_goals(tmp_path, blobs, monkeypatch, capsys):
     import goals
 
-    run(goals, monkeypatch, "--n", 60, "--large-k", 5, "--max-seconds", 0.2)
+    X, y = blobs
+    path = tmp_path / "blobs.npz"
+    np.savez(path, X=X, y=y)
+    size = ["--n", 60, "--large-k", 5, "--max-seconds", 0.05]
+    run(goals, monkeypatch, *size, "--data", path)
     output = capsys.readouterr().out
-    assert output.count("(goal >= ") >= 8
-    assert output.count("(goal <= 6x: ") == 2
+    assert output.count("(goal >= 50x: ") == 6
+    assert output.count("(goal >= 100x: ") == 6
+    assert output.count(" s (goal <= ") == 24
+    assert output.count("(goal <= 6x: ") == 4
+    assert output.count("(goal <= 1.5x: ") == 1
+    run(goals, monkeypatch, "--only", "training")
+    assert "no --data, skipped" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("paper")
@@ -170,6 +196,8 @@ def test_peers_are_compared_or_skipped(monkeypatch, capsys):
     size = ["--n", 60, "--clusters", 3, "--lam", 1, "--max-seconds", 1]
     run(peers, monkeypatch, *size)
     output = capsys.readouterr().out
+    for bias in ("0", "1.5"):
+        assert f"60 x 3, bias {bias}, lam 1: cvxpy" in output
     assert "CLARABEL" in output or "cvxpy is not installed" in output
     assert "Sinkhorn" in output or "POT is not installed" in output
 
@@ -181,11 +209,43 @@ def test_hard_problems_have_no_silent_miss(monkeypatch, capsys):
     run(hard_problems, monkeypatch, "--problems", 40)
     output = capsys.readouterr().out
     assert output.count("0 say that they did not; 0 silent misses") == 2
-    # The recomputed gap does tell: of wrong labels it is large.
-    proba, lam, prior = hard_problems.hard_problem(0)
-    wrong = np.full_like(proba, 1 / proba.shape[1])
-    price = np.zeros(len(prior))
-    assert hard_problems.recompute(proba, wrong, price, lam, prior, False)[1] > 1e-3
+    assert output.count("median ") == 2
+    run(hard_problems, monkeypatch, "--problems", 40, "--max-seconds", 0)
+    assert capsys.readouterr().out.count(": 1 problems in ") == 2
+
+
+@pytest.mark.usefixtures("paper")
+@pytest.mark.parametrize("forward", [False, True])
+def test_recomputed_gap_of_hard_problems_tells(forward):
+    import hard_problems
+
+    kinds = set()
+    for seed in range(30):
+        proba, lam, prior, weight, fixed = hard_problems.hard_problem(seed)
+        if forward and hard_problems.forbids_all(proba, prior, fixed):
+            continue
+        result = solve_pseudo_labels(
+            proba,
+            lam=lam,
+            prior=prior,
+            divergence="forward" if forward else "reverse",
+            sample_weight=weight,
+            fixed=fixed,
+        )
+        problem = proba, lam, prior, weight, fixed, forward
+        assert not hard_problems.is_miss(result, *problem)
+        free = np.isnan(fixed[:, 0])
+        kinds |= {"weights"} if (weight != weight[0]).any() else set()
+        kinds |= {"known labels"} if not free.all() else set()
+        kinds |= {"few samples"} if len(proba) < len(prior) else set()
+        if not np.isfinite(result.loss):  # a known label that is impossible
+            continue
+        labels = result.pseudo_labels.copy()
+        labels[free] = prior  # far from the predictions
+        wrong = result._replace(pseudo_labels=labels)
+        if (weight * free).any():
+            assert hard_problems.is_miss(wrong, *problem)
+    assert kinds == {"weights", "known labels", "few samples"}
 
 
 @pytest.mark.usefixtures("paper")
@@ -200,11 +260,17 @@ def test_em_acceleration_prints_a_row_for_every_problem(monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("paper")
-def test_scaling_fits_a_slope(monkeypatch, capsys):
+def test_scaling_prints_a_line_for_every_problem(monkeypatch, capsys):
     import scaling
 
-    run(scaling, monkeypatch, "--samples", 100, 200, "--clusters", 2, "--n", 100)
-    assert capsys.readouterr().out.count("time ~ n^") == 2
+    sizes = ["--sizes", "100x3", "5x20", "--bias", 0, 3]
+    run(scaling, monkeypatch, *sizes, "--lam", 0.4, 1e6)
+    lines = capsys.readouterr().out.splitlines()
+    problems = [line.split()[:4] for line in lines if re.match(r" +\d", line)]
+    assert len(problems) == 2 * 2 + 2 * 2 * 2
+    assert problems[-1] == ["5", "20", "3", "1e+06"]
+    run(scaling, monkeypatch, *sizes, "--solvers", "exact", "--max-seconds", 0)
+    assert "ended after 0 s" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -16,9 +16,15 @@ in our loss.
 import argparse
 import time
 import warnings
+from itertools import product
 
 import numpy as np
-from timing import fastest, make_proba, solve_exactly
+from timing import (
+    compile_exact_solver,
+    draw_predictions,
+    fastest,
+    solve_exactly,
+)
 
 from skcce import solve_pseudo_labels
 from skcce._pseudo_labels.objective import check_prior, pose
@@ -122,7 +128,7 @@ def compare_with_transport(proba, lam, tol):
         return
 
     def solve():
-        solve_pseudo_labels(proba[:100], lam=lam, divergence="forward")  # compiles
+        compile_exact_solver()
         start = time.perf_counter()
         result = solve_pseudo_labels(proba, lam=lam, divergence="forward", tol=tol)
         seconds = time.perf_counter() - start
@@ -150,13 +156,19 @@ def main():
     parser.add_argument("--clusters", type=int, default=20)
     parser.add_argument("--lam", type=float, nargs="+", default=[0.4, 4, 100])
     parser.add_argument("--std", type=float, default=3.0, help="of the logits")
+    parser.add_argument(
+        "--bias", type=float, nargs="+", default=[0, 1.5], help="std of the clusters'"
+    )
     parser.add_argument("--tol", type=float, default=1e-6, help="of all solvers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-seconds", type=float, default=60, help="for a solver")
     args = parser.parse_args()
-    proba = make_proba(args.n, args.clusters, args.std, args.seed)
-    for lam in args.lam:
-        print(f"\nn = {args.n}, K = {args.clusters}, lam = {lam:g}: cvxpy, eq. (11)")
+    for bias, lam in product(args.bias, args.lam):
+        proba = draw_predictions(
+            args.n, args.clusters, std=args.std, bias=bias, seed=args.seed
+        )
+        print(f"\n{args.n} x {args.clusters}, bias {bias:g}, lam {lam:g}: ", end="")
+        print("cvxpy, eq. (11)")
         compare_with_cvxpy(proba, lam, args.tol, args.max_seconds)
         compare_with_transport(proba, lam, args.tol)
 

@@ -1,41 +1,42 @@
-"""Time and memory of the solvers against the number of samples and of clusters.
+r"""Time and memory of the solvers: size x bias x lam.
 
     OMP_NUM_THREADS=1 python examples/paper/scaling.py
+    OMP_NUM_THREADS=1 python examples/paper/scaling.py --solvers exact \
+        --sizes 1000x200 50x1000 --bias 1.5 --lam 0.4 4
 
-Every size runs in a process of its own, so that its resident memory can be measured.
+The bias skews the predictions: N(0, bias^2) on the logits of each cluster, the same for
+all samples. An iteration of EM takes the same time for every lam. Every problem is
+solved in a process of its own, so that its resident memory can be measured, and that it
+can be ended.
 """
 
 import argparse
 import resource
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 
 import numpy as np
+from timing import compile_exact_solver, draw_predictions
 
 from skcce import solve_pseudo_labels
 from skcce._pseudo_labels.em import prepare_em
-from skcce._pseudo_labels.objective import pose
+from skcce._pseudo_labels.objective import check_prior, pose
 
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss
 N_ITER = 10  # EM iterations that are timed
 MIN_SIZE = 1 << 20  # labels, below which the memory is not told from the interpreter's
-
-
-def make_proba(n, n_clusters, std, seed):
-    """Return float32 predictions, made without much more memory than they need."""
-    proba = np.random.default_rng(seed).standard_normal((n, n_clusters), np.float32)
-    proba *= np.float32(std)
-    np.exp(proba, out=proba)
-    proba /= proba.sum(axis=1, keepdims=True)
-    return proba
+SIZES = (
+    "1000x20 10000x20 100000x20 1000000x20 10000x2 10000x200 10000x1000 "
+    "1000x200 50x1000 2000x1000"
+).split()
 
 
 def run_em(proba, lam, tol):
-    """Return seconds of an EM iteration, and the number of iterations run."""
+    """Return seconds of an EM iteration; nothing is to be said about it."""
     labels = proba.copy()
-    problem = pose(proba, lam, np.full(proba.shape[1], 1 / proba.shape[1]))
+    problem = pose(proba, lam, check_prior(None, proba.shape[1]))
     times = []
     for n_iter in (1, 1 + N_ITER):  # their difference leaves out what is done once
         runs = []
@@ -45,83 +46,112 @@ def run_em(proba, lam, tol):
             prepare_em(problem, labels)(n_iter=n_iter)
             runs.append(time.perf_counter() - start)
         times.append(min(runs))
-    return (times[1] - times[0]) / N_ITER, N_ITER
+    return (times[1] - times[0]) / N_ITER, ""
 
 
 def run_exact(proba, lam, tol):
-    """Return seconds of the exact solver, and its iterations (negative: no success)."""
+    """Return seconds of the exact solver, and how it went."""
     start = time.perf_counter()
     result = solve_pseudo_labels(proba, lam=lam, tol=tol)
     seconds = time.perf_counter() - start
-    return seconds, result.n_iter if result.converged else -result.n_iter
+    relative_gap = result.gap / max(1.0, result.loss)
+    verdict = "" if result.converged else "  NOT CONVERGED"
+    return seconds, f"{result.n_iter:7d}{relative_gap:10.0e}{verdict}"
 
 
-SOLVERS = {"EM, one iteration": run_em, "exact": run_exact}
+SOLVERS = {"em": run_em, "exact": run_exact}
 
 
 def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES
 
 
-def measure(solver, n, n_clusters, lam, tol, std, seed):
-    """Return seconds, iterations and the peak memory above the input, in inputs."""
+def measure(sender, solver, n, n_clusters, lam, tol, predictions):
+    """Send seconds, the peak memory above the input, in inputs, and how it went."""
     run = SOLVERS[solver]
-    small = make_proba(200, 2, std, seed)
-    run(small, lam, tol)  # compiles
-    proba = make_proba(n, n_clusters, std, seed)
+    compile_exact_solver(predictions["dtype"])
+    run(draw_predictions(200, 10, **predictions), lam, tol)  # compiles EM
+    proba = draw_predictions(n, n_clusters, **predictions)
     before = peak_memory()
     runs = [run(proba, lam, tol)]
     memory = (peak_memory() - before) / proba.nbytes
-    while len(runs) < 5 and sum(seconds for seconds, _ in runs) < 2:
+    while len(runs) < 5 and sum(seconds for seconds, _ in runs) < 5:
         runs.append(run(proba, lam, tol))
-    return *min(runs), memory
+    seconds, outcome = min(runs)
+    sender.send((seconds, memory, outcome))
 
 
-def sweep(solver, sizes, variable, **options):
-    """Measure and print every size; print the slope of the time with `variable`."""
-    print(f"\n{solver}, lam = {options['lam']:g}")
-    print(f"{'n':>9}{'K':>6}{'ms':>11}{'ns/label':>10}{'iterations':>12}{'memory':>9}")
-    times = []
-    for n, n_clusters in sizes:
-        context = get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            job = pool.submit(measure, solver, n, n_clusters, **options)
-            seconds, n_iter, memory = job.result()
-        times.append(seconds)
-        size = n * n_clusters
-        cells = f"{1e3 * seconds:11.2f}{1e9 * seconds / size:10.2f}{n_iter:12d}"
-        memory = f"{memory:8.1f}x" if size >= MIN_SIZE else f"{'':9}"
-        print(f"{n:9d}{n_clusters:6d}{cells}{memory}", flush=True)
-    if len(sizes) > 1:
-        x = np.log([size[variable == "K"] for size in sizes])
-        slope = np.polyfit(x, np.log(times), 1)[0]
-        last = np.log(times[-1] / times[-2]) / (x[-1] - x[-2])
-        print(
-            f"time ~ {variable}^{slope:.2f}, between the last two {variable}^{last:.2f}"
-        )
+def measure_apart(max_seconds, *problem):
+    """Measure in a process of its own; return None if it takes too long."""
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=measure, args=(sender, *problem))
+    process.start()
+    sender.close()  # of this process: should the other one fail, recv says so
+    measured = receiver.recv() if receiver.poll(max_seconds) else None
+    process.kill()
+    process.join()
+    return measured
+
+
+def sweep(solver, sizes, biases, lams, *, tol, max_seconds, **predictions):
+    """Measure and print a line for every size, bias and lam."""
+    print(f"\n{solver}" + ", one iteration" * (solver == "em"))
+    head = f"{'n':>8}{'K':>6}{'bias':>6}{'lam':>9}{'seconds':>11}{'memory':>8}"
+    print(head + f"{'steps':>7}{'gap':>10}" * (solver == "exact"))
+    for (n, n_clusters), bias, lam in product(sizes, biases, lams):
+        print(f"{n:8d}{n_clusters:6d}{bias:6g}{lam:9g}", end="", flush=True)
+        options = {**predictions, "bias": bias}
+        measured = measure_apart(max_seconds, solver, n, n_clusters, lam, tol, options)
+        if measured is None:
+            print(f"   ended after {max_seconds:g} s", flush=True)
+            continue
+        seconds, memory, outcome = measured
+        memory = f"{memory:7.1f}x" if n * n_clusters >= MIN_SIZE else ""
+        print(f"{seconds:11.2g}{memory:8}{outcome}", flush=True)
+
+
+def parse_size(text):
+    """Return (n, K) of a text like 1000x20."""
+    n, n_clusters = map(int, text.split("x"))
+    return n, n_clusters
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    samples = [1000, 10_000, 100_000, 1_000_000]
-    parser.add_argument("--samples", type=int, nargs="+", default=samples)
-    clusters = [2, 5, 10, 20, 50, 100, 200, 500, 1000]
-    parser.add_argument("--clusters", type=int, nargs="+", default=clusters)
-    parser.add_argument("--n", type=int, default=10_000, help="for the sweep of K")
-    parser.add_argument("--k", type=int, default=20, help="for the sweep of n")
-    parser.add_argument("--lam", type=float, default=0.4)
+    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=[*SOLVERS])
+    sizes = [parse_size(size) for size in SIZES]
+    parser.add_argument(
+        "--sizes", type=parse_size, nargs="+", default=sizes, metavar="NxK"
+    )
+    parser.add_argument("--bias", type=float, nargs="+", default=[0, 1.5, 3])
+    lams = [0.4, 4, 100, 1e3, 1e6]
+    parser.add_argument("--lam", type=float, nargs="+", default=lams)
     parser.add_argument("--tol", type=float, default=1e-6, help="of the exact solver")
     parser.add_argument("--std", type=float, default=3.0, help="of the logits")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument(
+        "--max-seconds", type=float, default=600, help="for a problem, with all of it"
+    )
     args = parser.parse_args()
-    options = dict(lam=args.lam, tol=args.tol, std=args.std, seed=args.seed)
-    print("float32; memory: peak above the input, in sizes of the input (the labels")
-    print("that are returned are 1.0 of it); iterations < 0: not converged")
-    for solver in SOLVERS:
-        sweep(solver, [(n, args.k) for n in args.samples], "n", **options)
-        sweep(solver, [(args.n, k) for k in args.clusters], "K", **options)
+    print(f"{args.dtype}, tol {args.tol:g}; memory: peak above the input, in sizes of")
+    print("the input (the labels that are returned are 1.0 of it)")
+    for solver in args.solvers:
+        lams = args.lam[:1] if solver == "em" else args.lam
+        sweep(
+            solver,
+            args.sizes,
+            args.bias,
+            lams,
+            tol=args.tol,
+            max_seconds=args.max_seconds,
+            std=args.std,
+            seed=args.seed,
+            dtype=getattr(np, args.dtype),
+        )
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def _take_steps(
         step.aim[:] += target
         _demand(candidates, point, step, 1.0, newton)
         _direction(candidates, point, factor, newton, step)
-        label_length, price_length = _lengths(candidates, point, step)
+        label_length, price_length = _lengths(candidates, point, newton, step)
 
         # Centrality: what would be far from the target after a longer step is mended.
         for _ in range(_CORRECTORS):
@@ -165,7 +165,7 @@ def _take_steps(
             longer = min(1.0, 2 * label_length + 0.1), min(1.0, 2 * price_length + 0.1)
             _mend(candidates, point, step, longer, target, trial)
             _direction(candidates, point, factor, newton, trial)
-            lengths = _lengths(candidates, point, trial)
+            lengths = _lengths(candidates, point, newton, trial)
             if not lengths[0] + lengths[1] >= label_length + price_length:
                 break
             label_length, price_length = lengths
@@ -453,11 +453,11 @@ def _factorize(candidates, point, newton):
 
 @kernel
 def _direction(candidates, point, factor, newton, step):
-    """Solve for a Newton step.
+    """Solve for the prices of a Newton step.
 
     candidates, point, newton : IN
     factor : (n_clusters, n_clusters) IN, Cholesky factor of the system
-    step : IN/OUT, its aim is given
+    step : IN/OUT, its aim is given; level and pull are for `_finish_sample`
     """
     first, cluster, ratio, weight = candidates[:4]
     label, level, pull, price, _, _ = point
@@ -488,19 +488,29 @@ def _direction(candidates, point, factor, newton, step):
         for m in range(count):
             d_price[_cluster_of(cluster, start + m, start)] += weight[i] * change[m]
     _solve_factorized(factor, d_price)
-    for i in range(len(pull)):
-        start, count, mean = first[i], first[i + 1] - first[i], newton.mean[i]
-        moved = d_level[i]
-        turned = d_pull[i]
-        for m in range(count):
-            e = start + m
-            k = _cluster_of(cluster, e, start)
-            slack = _slack_of(level[i], price[k], pull[i], ratio[e])
-            paid = label[e] / slack * d_price[k]
-            moved += paid
-            turned -= paid * (ratio[e] - mean)
-        d_pull[i] = turned / newton.variation[i]
-        d_level[i] = moved / newton.total[i] + mean * d_pull[i]
+
+
+@kernel
+def _finish_sample(i, candidates, point, newton, step):
+    """Set the step of level and pull of sample i, from that of the prices.
+
+    candidates, point, newton : IN
+    step : IN/OUT, from `_direction`; at i, what prices add is added
+    """
+    first, cluster, ratio = candidates[:3]
+    label, level, pull, price, _, _ = point
+    start, stop, mean = first[i], first[i + 1], newton.mean[i]
+    height, slope = level[i], pull[i]
+    moved = step.level[i]
+    turned = step.pull[i]
+    for e in range(start, stop):
+        k = _cluster_of(cluster, e, start)
+        slack = _slack_of(height, price[k], slope, ratio[e])
+        paid = label[e] / slack * step.price[k]
+        moved += paid
+        turned -= paid * (ratio[e] - mean)
+    step.pull[i] = turned / newton.variation[i]
+    step.level[i] = moved / newton.total[i] + mean * step.pull[i]
 
 
 @kernel
@@ -521,6 +531,7 @@ def _look_ahead(candidates, point, step, newton):
     inverse = np.empty(len(price))
     left = 0.0
     for i in range(len(pull)):
+        _finish_sample(i, candidates, point, newton, step)
         start, count = first[i], first[i + 1] - first[i]
         for m in range(count):
             e = start + m
@@ -556,10 +567,11 @@ def _look_ahead(candidates, point, step, newton):
 
 
 @kernel
-def _lengths(candidates, point, step):
-    """Return the longest steps of the labels, and of slacks, pulls and prices.
+def _lengths(candidates, point, newton, step):
+    """Return the longest steps of the labels, and of slacks and pulls.
 
-    candidates, point, step : IN
+    candidates, point, newton : IN
+    step : IN/OUT, that of the prices is given, those of levels and pulls are set
     """
     first, cluster, ratio = candidates[:3]
     label, level, pull, price, _, _ = point
@@ -569,6 +581,7 @@ def _lengths(candidates, point, step):
     price_rates = np.ones(len(price))
     price_rate = 1.0
     for i in range(len(pull)):
+        _finish_sample(i, candidates, point, newton, step)
         start, count = first[i], first[i + 1] - first[i]
         price_rate = max(price_rate, -d_pull[i] / pull[i])
         for m in range(count):

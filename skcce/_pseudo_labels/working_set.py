@@ -118,7 +118,7 @@ def interior_point(
                 candidates,
                 price,
                 start,
-                tol / 4 * max(1, -mean_log),
+                tol / 2 * max(1, -mean_log),
                 min(_MAX_STEPS, max_iter - n_iter),
             )
         n_iter += steps

@@ -157,10 +157,16 @@ def test_compiled_best_responses_equal_python(run_in_python, scale):
     proba, price = rng.dirichlet(np.full(5, 0.5), size=60), scale * rng.random(5)
     marks = np.zeros((2, 60, 5), dtype=bool)
     args = proba, rng.random(60), rng.random(5), 40.0, price, 0.1 * scale
-    python = run_in_python(lambda: dual.best_responses(*args, marks[0]))
-    compiled = dual.best_responses(*args, marks[1])
+    held = np.zeros((2, 5))
+    python = run_in_python(lambda: dual.best_responses(*args, marks[0], held[0]))
+    compiled = dual.best_responses(*args, marks[1], held[1])
     assert python == pytest.approx(compiled, rel=1e-14)
     assert_array_equal(*marks)
+    assert_allclose(*held, rtol=1e-14)
+    best = (proba * np.exp(price - price.max())).argmax(axis=1)
+    assert_allclose(held[0], np.bincount(best, args[1], minlength=5), rtol=1e-14)
+    loss_sum = -args[1] @ np.log(proba[np.arange(60), best])
+    assert compiled[2] == pytest.approx(loss_sum, rel=1e-12)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -125,7 +125,7 @@ def test_rows_without_weight_have_a_label_and_no_influence(solver, divergence):
 def test_a_response_earns_the_most(rng, scale):
     proba, price = rng.dirichlet(np.ones(5), size=50), scale * rng.random(5)
     labels = respond(proba, price)
-    best, _ = mean_response(pose(proba, 1.0, np.full(5, 0.2)), price)
+    best, *_ = mean_response(pose(proba, 1.0, np.full(5, 0.2)), price)
     earned = np.log((proba * labels).sum(axis=1)) + labels @ price
     assert earned.mean() == pytest.approx(best, rel=1e-14)
     assert_distributions(labels)

@@ -46,19 +46,24 @@ def mean_response(
     price: NDArray,
     margin: float = 0.0,
     marks: NDArray | None = None,
-) -> tuple[float, int]:
-    """Return the mean of all samples' best responses, and the number of marks."""
+    held: NDArray | None = None,
+) -> tuple[float, int, float]:
+    """Return the mean of the best responses, and more: see `best_responses`."""
     proba, *_, weight, fixed_sum, total_weight, _ = problem
     if marks is None:
         marks = np.empty((0, proba.shape[1]), dtype=np.bool_)
-    return best_responses(proba, weight, fixed_sum, total_weight, price, margin, marks)
+    if held is None:
+        held = np.empty(0)
+    return best_responses(
+        proba, weight, fixed_sum, total_weight, price, margin, marks, held
+    )
 
 
 def respond(proba: NDArray, price: NDArray) -> NDArray:
     """Return each sample's best response, a label of at most two clusters."""
     on_top = np.zeros(proba.shape, dtype=np.bool_)
     weight, fixed_sum = np.ones(len(proba)), np.zeros(len(price))
-    best_responses(proba, weight, fixed_sum, 1.0, price, 0.0, on_top)
+    best_responses(proba, weight, fixed_sum, 1.0, price, 0.0, on_top, np.empty(0))
     rows = np.arange(len(proba))
     flat = np.where(on_top, proba, np.inf).argmin(axis=1)
     steep = np.where(on_top, proba, -np.inf).argmax(axis=1)
@@ -108,7 +113,7 @@ def _price_mismatch(problem: Problem, usage: NDArray, price: NDArray) -> float:
 
 
 @kernel
-def best_responses(proba, weight, fixed_sum, total_weight, price, margin, marks):
+def best_responses(proba, weight, fixed_sum, total_weight, price, margin, marks, held):
     r"""Average over samples of max over the simplex of ln(proba . y) + price . y.
 
     proba : (n_samples, n_clusters) IN
@@ -119,7 +124,10 @@ def best_responses(proba, weight, fixed_sum, total_weight, price, margin, marks)
     price : (n_clusters,) IN
     marks : (n_samples, n_clusters) bool IN/OUT, or (0, n_clusters). A cluster that
         would take part in the maximum if its price rose by `margin` is marked.
-    returns : the average; the number of marks
+    held : (n_clusters,) IN/OUT, or (0,). The weights of those samples are added for
+        which the cluster is the best single one.
+    returns : the average; the number of marks; if `held` is asked for, the sum of
+        weight times -ln of the prediction for the best single cluster
 
     The maximum is :math:`\min_{t>0} \max_k (w_k + \sigma_k t) - 1 - \ln t`; t is the
     pull. The lines :math:`w_k + \sigma_k t` form a convex envelope. Most samples hold a
@@ -135,6 +143,7 @@ def best_responses(proba, weight, fixed_sum, total_weight, price, margin, marks)
     total = 0.0
     counted = 0.0
     n_marks = 0
+    loss_sum = 0.0
     for i in range(n_samples):
         best = 0
         best_value = 0.0
@@ -143,6 +152,9 @@ def best_responses(proba, weight, fixed_sum, total_weight, price, margin, marks)
             if value > best_value:
                 best_value = value
                 best = k
+        if len(held) > 0:
+            held[best] += weight[i]
+            loss_sum -= weight[i] * np.log(np.float64(proba[i, best]))
         pull = 1 / np.float64(proba[i, best])
         top = price[best] + 1
         limit = top + 1e-15 * abs(top)
@@ -172,7 +184,7 @@ def best_responses(proba, weight, fixed_sum, total_weight, price, margin, marks)
     for k in range(n_clusters):
         earned += price[k] * fixed_sum[k] if fixed_sum[k] > 0 else 0.0
     response = total / total_weight + highest * (counted / total_weight)
-    return response + earned / total_weight, n_marks
+    return response + earned / total_weight, n_marks, loss_sum
 
 
 @kernel

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dsyrk
 
 from skcce._pseudo_labels.kernel import kernel
 
@@ -65,6 +66,7 @@ class _Step(NamedTuple):
 class _Newton(NamedTuple):
     """The linear system of a step."""
 
+    gap: NDArray  # (2,), duality gap, and sum of weight * label * slack
     turn: NDArray  # (n_open,), step of hit if no pull moves
     total: NDArray  # (n_open,), sum of a sample's mobilities label / slack
     mean: NDArray  # (n_open,), their mean ratio
@@ -95,92 +97,124 @@ def solve_candidates(
     best = _Point(*map(np.zeros, [n_entries, 0, 0, n_clusters, n_open, n_clusters]))
     sizes = [n_entries, n_open, n_open, n_clusters]
     step, trial = (_Step(*map(np.zeros, sizes)) for _ in range(2))
-    sizes = 4 * [n_open] + 2 * [n_clusters]
+    sizes = [2] + 4 * [n_open] + 2 * [n_clusters]
     newton = _Newton(*map(np.zeros, [*sizes, (n_clusters, n_clusters)]))
     point.price[:] = price
     weight, count = candidates.weight, np.diff(candidates.first.astype(np.float64))
     total = max(weight.sum(), np.finfo(np.float64).tiny)
     _center(candidates, start * total / max(weight @ count, total), point)
-    per_entry = 100 + n_entries / max(n_open, 1)
-    pause = 1 + int(_LONGEST / (per_entry * n_entries + n_clusters**3))
     progress = np.array([0, np.inf])  # number of steps, lowest gap
-    while not _take_steps(
-        candidates, tol, max_iter, pause, point, step, trial, newton, best, progress
-    ):
-        pass
+    state = point, newton, best, progress
+    if candidates.cluster is None:
+        while not _begin_step(candidates, tol, max_iter, *state):
+            _couple_by_products(candidates, point, newton)
+            if not _take_step(candidates, point, step, trial, newton, progress):
+                break
+    else:
+        per_entry = 100 + n_entries / max(n_open, 1)
+        pause = 1 + int(_LONGEST / (per_entry * n_entries + n_clusters**3))
+        while not _take_steps(candidates, tol, max_iter, pause, step, trial, *state):
+            pass
     n_iter, gap = progress
-    return best.label, best.hit, best.usage, best.price, int(n_iter), gap <= tol
+    return best.label, best.hit, best.usage, best.price, int(n_iter), bool(gap <= tol)
 
 
 @kernel
 def _take_steps(
-    candidates, tol, max_iter, pause, point, step, trial, newton, best, progress
+    candidates, tol, max_iter, pause, step, trial, point, newton, best, progress
 ):
-    """Take up to `pause` steps, from where the last call ended.
+    """Take up to `pause` steps.
 
     candidates, tol, max_iter : IN, see `solve_candidates`
-    point, step, trial, newton, best, progress : IN/OUT, its state and workspace
+    step, trial, point, newton, best, progress : IN/OUT, its state and workspace
     returns : whether there is no more to do
     """
-    n_entries = max((candidates.weight * np.diff(candidates.first)).sum(), 1e-300)
+    for _ in range(pause):
+        if _begin_step(candidates, tol, max_iter, point, newton, best, progress):
+            return True
+        _couple(candidates, point, newton)
+        if not _take_step(candidates, point, step, trial, newton, progress):
+            return True
+    return False
+
+
+@kernel
+def _begin_step(candidates, tol, max_iter, point, newton, best, progress):
+    """Look where we are; keep the best point; eliminate the samples' own unknowns.
+
+    candidates, tol, max_iter : IN, see `solve_candidates`
+    point : IN/OUT, see `_measure`
+    newton : IN/OUT, gap, total, mean, variation, stiffness and demand are set
+    best, progress : IN/OUT
+    returns : whether there is no more to do
+    """
     n_iter, lowest_gap = progress
-    while True:
-        gap, mu = _measure(candidates, point)
-        mu /= n_entries
-        gap += _demand(candidates, point, step, 0.0, newton)
-        if gap < lowest_gap or n_iter == 0:
-            lowest_gap = gap
-            best.label[:] = point.label
-            best.hit[:] = point.hit
-            best.usage[:] = point.usage
-            best.price[:] = point.price
-        progress[:] = n_iter, lowest_gap
-        if gap <= tol or n_iter == max_iter or not np.isfinite(gap):
-            return True
-        _factorize(candidates, point, newton)
-        if not np.isfinite(newton.system.sum()):
-            return True
-        factor = _cholesky(newton.system)
+    gap, products = _measure(candidates, point)
+    gap += _demand(candidates, point, newton)
+    newton.gap[:] = gap, products
+    if gap < lowest_gap or n_iter == 0:
+        progress[1] = gap
+        best.label[:] = point.label
+        best.hit[:] = point.hit
+        best.usage[:] = point.usage
+        best.price[:] = point.price
+    if gap <= tol or n_iter == max_iter or not np.isfinite(gap):
+        return True
+    _eliminate(candidates, point, newton)
+    return False
 
-        # Predictor: the Newton step to where all products vanish.
-        step.aim[:] = 0.0
-        for i in range(len(newton.turn)):
-            newton.turn[i] = 1 / point.pull[i] - point.hit[i]
-        _direction(candidates, point, factor, newton, step)
 
-        # Corrector: to the central path, at a target that is lower the farther the
-        # predictor could go, but not much lower than the rest of the gap.
-        left = _look_ahead(candidates, point, step, newton) / n_entries
-        target = mu * min(1.0, left / mu) ** 3
-        target = max(target, 0.02 * gap * candidates.total_weight / n_entries)
-        step.aim[:] += target
-        _demand(candidates, point, step, 1.0, newton)
-        _direction(candidates, point, factor, newton, step)
-        label_length, price_length = _lengths(candidates, point, newton, step)
+@kernel
+def _take_step(candidates, point, step, trial, newton, progress):
+    """Take a step: predictor, corrector, and correctors for centrality.
 
-        # Centrality: what would be far from the target after a longer step is mended.
-        for _ in range(_CORRECTORS):
-            if min(label_length, price_length) > _LONG:
-                break
-            longer = min(1.0, 2 * label_length + 0.1), min(1.0, 2 * price_length + 0.1)
-            _mend(candidates, point, step, longer, target, trial)
-            _direction(candidates, point, factor, newton, trial)
-            lengths = _lengths(candidates, point, newton, trial)
-            if not lengths[0] + lengths[1] >= label_length + price_length:
-                break
-            label_length, price_length = lengths
-            step, trial = trial, step
+    candidates : IN
+    point, step, trial, newton, progress : IN/OUT
+    returns : whether there was a finite step
+    """
+    _complete_system(newton)
+    if not np.isfinite(newton.system.sum()):
+        return False
+    factor = _cholesky(newton.system)
+    n_entries = max((candidates.weight * np.diff(candidates.first)).sum(), 1e-300)
+    gap, products = newton.gap
+    mu = products / n_entries
 
-        if not np.isfinite(label_length * price_length + step.price.sum()):
-            return True
-        _advance(
-            candidates, step, 0.99 * label_length, 0.99 * price_length, 0.01 * target,
-            point,
-        )  # fmt: skip
-        n_iter += 1
-        if n_iter % pause == 0:
-            progress[0] = n_iter
-            return False
+    # Predictor: the Newton step to where all products vanish.
+    step.aim[:] = 0.0
+    for i in range(len(newton.turn)):
+        newton.turn[i] = 1 / point.pull[i] - point.hit[i]
+    _direction(candidates, point, factor, newton, step)
+
+    # Corrector: to the central path, at a target that is lower the farther the
+    # predictor could go, but not much lower than the rest of the gap.
+    left = _look_ahead(candidates, point, step, newton) / n_entries
+    target = mu * min(1.0, left / mu) ** 3
+    target = max(target, 0.02 * gap * candidates.total_weight / n_entries)
+    step.aim[:] += target
+    _direction(candidates, point, factor, newton, step)
+    label_length, price_length = _lengths(candidates, point, newton, step)
+
+    # Centrality: what would be far from the target after a longer step is mended.
+    for _ in range(_CORRECTORS):
+        if min(label_length, price_length) > _LONG:
+            break
+        longer = min(1.0, 2 * label_length + 0.1), min(1.0, 2 * price_length + 0.1)
+        _mend(candidates, point, step, longer, target, trial)
+        _direction(candidates, point, factor, newton, trial)
+        lengths = _lengths(candidates, point, newton, trial)
+        if not lengths[0] + lengths[1] >= label_length + price_length:
+            break
+        label_length, price_length = lengths
+        step, trial = trial, step
+
+    if not np.isfinite(label_length * price_length + step.price.sum()):
+        return False
+    _advance(
+        candidates, step, 0.99 * label_length, 0.99 * price_length, 0.01 * target, point
+    )
+    progress[0] += 1
+    return True
 
 
 @kernel
@@ -320,13 +354,11 @@ def _measure(candidates, point):
 
 
 @kernel
-def _demand(candidates, point, step, trust, newton):
+def _demand(candidates, point, newton):
     """Linearize the condition that the prices balance the usage.
 
     candidates, point : IN
-    step : IN, that of the predictor, for its second-order term
-    trust : part of the second-order term that is taken over
-    newton : IN/OUT, stiffness and demand; those of the predictor give its d_usage
+    newton : IN/OUT, stiffness and demand are set
     returns : the clusters' part of the duality gap
     """
     lam, prior, forward = candidates[-3:]
@@ -336,7 +368,6 @@ def _demand(candidates, point, step, trust, newton):
     gap = 0.0
     log_asked = _log_asked(candidates, price) if forward else 0.0
     for k in range(len(usage)):
-        d_usage = (demand[k] - stiffness[k] * step.price[k]) / total_weight
         stiffness[k] = _FIXED  # the price of an unwanted cluster
         demand[k] = 0.0
         if prior[k] == 0:
@@ -354,9 +385,8 @@ def _demand(candidates, point, step, trust, newton):
             # A price near -lam has lost its digits.
             full_price = max(lam + price[k], lam * prior[k])
             missing = lam * prior[k] - usage[k] * full_price
-            second = trust * d_usage * step.price[k]
             stiffness[k] = total_weight * usage[k] / full_price
-            demand[k] = total_weight * (missing - second) / full_price
+            demand[k] = total_weight * missing / full_price
             excess = -missing / (lam * prior[k])
             gap += lam * prior[k] * (excess - np.log1p(excess))
     return gap
@@ -378,11 +408,42 @@ def _log_asked(candidates, price):
 
 
 @kernel
-def _factorize(candidates, point, newton):
-    """Eliminate the samples' unknowns: the linear system of the price changes.
+def _eliminate(candidates, point, newton):
+    """Eliminate the samples' unknowns: pivots of a 2 x 2 block for each of them.
 
     candidates, point : IN
-    newton : IN/OUT, stiffness is given; total, mean, variation, system are set
+    newton : IN/OUT, total, mean and variation are set, the system is set to zero
+    """
+    first, cluster, ratio = candidates[:3]
+    label, level, pull, price, hit, _ = point
+    newton.system[:] = 0.0
+    mobility = np.empty(len(price))
+    for i in range(len(pull)):
+        start, count = first[i], first[i + 1] - first[i]
+        height, slope = level[i], pull[i]
+        for m in range(count):
+            e = start + m
+            k = _cluster_of(cluster, e, start)
+            mobility[m] = label[e] / _slack_of(height, price[k], slope, ratio[e])
+        total, moment = 0.0, 0.0
+        for m in range(count):
+            total += mobility[m]
+            moment += mobility[m] * ratio[start + m]
+        mean = moment / total
+        variation = hit[i] / slope
+        for m in range(count):
+            variation += mobility[m] * (ratio[start + m] - mean) ** 2
+        newton.total[i] = total
+        newton.mean[i] = mean
+        newton.variation[i] = variation
+
+
+@kernel
+def _couple(candidates, point, newton):
+    """Subtract the couplings of the candidates of each sample from the system.
+
+    candidates, point : IN
+    newton : IN/OUT, the system's entries below the diagonal
 
     A sample adds weight times diag(m) - m m' / total - v v' / variation to the system,
     with the mobilities m = label / slack and v = m * (ratio - mean). Its rows sum to
@@ -390,58 +451,73 @@ def _factorize(candidates, point, newton):
     """
     first, cluster, ratio, weight = candidates[:4]
     label, level, pull, price, hit, _ = point
-    system, n_clusters = newton.system, len(price)
-    system[:] = 0.0
-    mobility = np.empty(n_clusters)
-    n_rows = 0
-    rows = np.empty((2 * _ROWS if cluster is None else 0, n_clusters))
+    system = newton.system
+    mobility = np.empty(len(price))
     for i in range(len(pull)):
-        start, count = first[i], first[i + 1] - first[i]
+        start, count, mean = first[i], first[i + 1] - first[i], newton.mean[i]
         for m in range(count):
             e = start + m
-            k = _cluster_of(cluster, e, start)
-            slack = _slack_of(level[i], price[k], pull[i], ratio[e])
+            slack = _slack_of(level[i], price[cluster[e]], pull[i], ratio[e])
             mobility[m] = label[e] / slack
-        total = 0.0
-        moment = 0.0
+        by_sum = weight[i] / newton.total[i]
+        by_variation = weight[i] / newton.variation[i]
+        if count == 2:  # the same, without cancellation
+            by_sum *= hit[i] / pull[i] / newton.variation[i]
+            by_variation = 0.0
         for m in range(count):
-            total += mobility[m]
-            moment += mobility[m] * ratio[start + m]
-        mean = moment / total
-        variation = hit[i] / pull[i]
-        for m in range(count):
-            variation += mobility[m] * (ratio[start + m] - mean) ** 2
-        newton.total[i] = total
-        newton.mean[i] = mean
-        newton.variation[i] = variation
-        by_sum = weight[i] / total
-        by_variation = weight[i] / variation
-        if cluster is None:
-            by_sum, by_variation = np.sqrt(by_sum), np.sqrt(by_variation)
-            for m in range(count):
-                rows[n_rows, m] = by_sum * mobility[m]
-                rows[n_rows + 1, m] = (
-                    by_variation * mobility[m] * (ratio[start + m] - mean)
-                )
-            n_rows += 2
-            if n_rows == len(rows) or i == len(pull) - 1:
-                filled = rows[:n_rows]
-                system -= np.dot(filled.T, filled)
-                n_rows = 0
-        else:
-            if count == 2:  # the same, without cancellation
-                by_sum *= hit[i] / pull[i] / variation
-                by_variation = 0.0
-            for m in range(count):
-                j = _cluster_of(cluster, start + m, start)
-                for other in range(m):
-                    k = _cluster_of(cluster, start + other, start)
-                    product = (ratio[start + m] - mean) * (ratio[start + other] - mean)
-                    coupling = by_sum + by_variation * product
-                    system[j, k] -= mobility[m] * mobility[other] * coupling
-    for k in range(n_clusters):
-        system[k, k] = 0.0
+            j = cluster[start + m]
+            for other in range(m):
+                k = cluster[start + other]
+                product = (ratio[start + m] - mean) * (ratio[start + other] - mean)
+                coupling = by_sum + by_variation * product
+                # The clusters of a sample are in order.
+                system[j, k] -= mobility[m] * mobility[other] * coupling
+
+
+def _couple_by_products(candidates: Candidates, point: _Point, newton: _Newton) -> None:
+    """Do what `_couple` does, for a whole problem: by products of tall matrices."""
+    n_open, n_clusters = len(point.pull), len(point.price)
+    rows = np.empty((2 * min(_ROWS, n_open), n_clusters))
+    for start in range(0, n_open, _ROWS):
+        count = min(_ROWS, n_open - start)
+        _fill_rows(candidates, point, newton, start, count, rows)
+        # BLAS counts columns first: this is the part below the diagonal.
+        dsyrk(-1.0, rows[: 2 * count].T, beta=1.0, c=newton.system.T, overwrite_c=True)
+
+
+@kernel
+def _fill_rows(candidates, point, newton, begin, count, rows):
+    """Fill rows whose products are the couplings of the samples from `begin` on.
+
+    candidates, point, newton : IN
+    count : number of samples
+    rows : (2 * count, n_clusters) or more OUT
+    """
+    _, _, ratio, weight = candidates[:4]
+    label, level, pull, price, _, _ = point
+    n_clusters = len(price)
+    for row in range(count):
+        i = begin + row
+        height, slope, mean = level[i], pull[i], newton.mean[i]
+        by_sum = np.sqrt(weight[i] / newton.total[i])
+        by_variation = np.sqrt(weight[i] / newton.variation[i])
+        entries = slice(i * n_clusters, (i + 1) * n_clusters)
+        own_label, own_ratio = label[entries], ratio[entries]
+        for k in range(n_clusters):
+            slack = _slack_of(height, price[k], slope, own_ratio[k])
+            rows[2 * row, k] = by_sum * own_label[k] / slack
+        for k in range(n_clusters):
+            distance = by_variation / by_sum * (own_ratio[k] - mean)
+            rows[2 * row + 1, k] = rows[2 * row, k] * distance
+
+
+@kernel
+def _complete_system(newton):
+    """Mirror the couplings, and set the diagonal; newton : IN/OUT, its system."""
+    system = newton.system
+    n_clusters = len(system)
     for j in range(n_clusters):
+        system[j, j] = 0.0
         for k in range(j):
             system[k, j] = system[j, k]
     for k in range(n_clusters):
@@ -519,11 +595,18 @@ def _look_ahead(candidates, point, step, newton):
 
     candidates, point : IN
     step : IN/OUT, the predictor; its aim is set
-    newton : IN/OUT, turn is set
+    newton : IN/OUT, turn is set, and demand
     returns : sum of weight * label * slack if every sample went as far as it can
 
     The terms of a sample count as much as it can go along the predictor.
     """
+    lam, prior, forward = candidates[-3:]
+    for k in range(0 if forward else len(prior)):
+        if prior[k] > 0:
+            # That of usage * price; d_usage * total_weight is what the prices leave.
+            full_price = max(lam + point.price[k], lam * prior[k])
+            change = newton.demand[k] - newton.stiffness[k] * step.price[k]
+            newton.demand[k] -= change * step.price[k] / full_price
     first, cluster, ratio, weight = candidates[:4]
     label, level, pull, price, hit, _ = point
     aim, d_level, d_pull, d_price = step

@@ -358,7 +358,7 @@ def certify(
     if not np.isfinite(loss) or np.isposinf(price).any():
         return loss, np.inf
     if response is None:
-        response, _ = mean_response(problem, price)
+        response, _, _ = mean_response(problem, price)
     gap = duality_gap(problem, collision, response, usage, price)
     return loss, 0.0 if gap < 0 else gap  # the samples' part may be, by rounding
 

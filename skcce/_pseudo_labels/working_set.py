@@ -35,9 +35,10 @@ _SUBSAMPLE = 50
 _GROWTH = 8
 _BINS = 32  # of the histogram from which the very first prices are guessed
 _SOFT = 1e-3  # part of the labels that the gap of mere prices spreads over all clusters
-_MARGIN = (
-    3.0  # of a working set, in errors of the prices: more than a few standard ones
-)
+_MARGIN = 3.0  # of a working set, in errors of the prices
+# Gap of a sample's label at the start, in margins. Few candidates come with a good
+# guess; a whole problem is taken where it is not so good.
+_START = (1.0, 3.0)
 _LEAST_MARGIN = 1e-6  # slacks start with it, and are differences of numbers near 1
 _USELESS = 1.0  # error from which on prices are no better than none
 _COLD = 10.0  # gap of a sample's label at the start, if there are no prices
@@ -109,7 +110,7 @@ def interior_point(
         whole = error == np.inf or _is_whole_faster(working_set.candidates, marks.size)
         working_set = _take_all(problem) if whole else working_set
         cold = whole and error > _USELESS
-        price, start = _cold_start(problem) if cold else (price, _MARGIN * margin)
+        price, start = _cold_start(problem) if cold else (price, _START[whole] * margin)
         candidates, mean_log = working_set.candidates, working_set.mean_log
         # The bits of a sum depend on the number of BLAS's threads.
         large = len(prior) > _ONE_THREAD[whole]
@@ -123,7 +124,7 @@ def interior_point(
             )
         n_iter += steps
         price = price if forward else np.maximum(price, lam * (prior - 1))
-        response, n_needed = mean_response(problem, price, 0.0, marks)
+        response, n_needed, _ = mean_response(problem, price, 0.0, marks)
         collision = -(candidates.weight @ np.log(hit)) / total_weight - mean_log
         loss = collision + lam * fairness(usage, prior, forward)
         gap = duality_gap(problem, collision, response, usage, price)
@@ -175,40 +176,14 @@ def _error_of_prices(problem: Problem, elasticity: float, price: NDArray) -> flo
     the optimum by about ``elasticity * error**2 / 2``, and the loss of such labels
     higher by ``lam * (elasticity * error)**2 / 2``.
     """
-    proba, lam, prior, _, weight, fixed_sum, total_weight, _ = problem
-    usage = np.zeros(len(price))
-    loss_sum = _hold_best(proba, weight, np.exp(price - price.max()), usage)
+    _, lam, prior, _, weight, fixed_sum, total_weight, _ = problem
+    held = np.zeros(len(price))
+    response, _, loss_sum = mean_response(problem, price, held=held)
     collision = loss_sum / total_weight - np.log1p(-_SOFT)
-    usage = (1 - _SOFT) * usage + _SOFT * weight.sum() * prior + fixed_sum
-    response, _ = mean_response(problem, price)
+    usage = (1 - _SOFT) * held + _SOFT * weight.sum() * prior + fixed_sum
     gap = duality_gap(problem, collision, response, usage / total_weight, price)
     gap = max(np.fmin(gap, np.inf), 0.0)  # nan is no gap that is known
     return np.sqrt(2 * gap / (elasticity * (1 + lam * elasticity)))
-
-
-@kernel
-def _hold_best(proba, weight, earning, usage):
-    """Give every sample the single cluster that is best at the prices.
-
-    proba : (n_samples, n_clusters) IN
-    weight : (n_samples,) IN
-    earning : (n_clusters,) IN, exp(price), up to a factor
-    usage : (n_clusters,) IN/OUT, the weights of its samples are added to each cluster
-    returns : sum of weight times -ln of the prediction for that cluster
-    """
-    n_samples, n_clusters = proba.shape
-    loss_sum = 0.0
-    for i in range(n_samples):
-        best = 0
-        best_value = 0.0
-        for k in range(n_clusters):
-            value = proba[i, k] * earning[k]
-            if value > best_value:
-                best_value = value
-                best = k
-        usage[best] += weight[i]
-        loss_sum -= weight[i] * np.log(proba[i, best])
-    return loss_sum
 
 
 def _mark(
@@ -220,10 +195,10 @@ def _mark(
     and the number of marks.
     """
     margin = max(margin, _LEAST_MARGIN)
-    _, n_marks = mean_response(problem, price, margin, marks)
+    _, n_marks, _ = mean_response(problem, price, margin, marks)
     while not marks[:, problem.prior > 0].any(axis=0).all():
         margin *= 2
-        _, n_marks = mean_response(problem, price, margin, marks)
+        _, n_marks, _ = mean_response(problem, price, margin, marks)
     return margin, n_marks
 
 

@@ -188,7 +188,8 @@ def test_converged_means_a_gap_within_tol(solver, divergence):
         n_iters.append(result.n_iter)
         assert result.converged
         assert result.gap <= tol * max(1, result.loss)
-        if result.n_iter > 1:
+        # The interior-point method aims at half of the tolerance.
+        if result.n_iter > 1 and solver != "interior-point":
             # The gap is looked at after every tenth of the iterations, at least.
             before = max(1, int(result.n_iter / 1.1) - 1)
             short = solve_pseudo_labels(proba, tol=tol, max_iter=before, **kwargs)

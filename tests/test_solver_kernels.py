@@ -95,6 +95,20 @@ def test_compiled_solvers_equal_python(
 
 
 @pytest.mark.parametrize("divergence", ["reverse", "forward"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_compiled_whole_problems_equal_python(run_in_python, divergence, weighted):
+    proba = draw_predictions(12, 5, sharpness=4) * np.exp([3, 0, 0, 0, -3])
+    proba /= proba.sum(axis=1, keepdims=True)
+    kwargs = {"lam": 5.0, "divergence": divergence}
+    if weighted:
+        kwargs["sample_weight"] = np.arange(12) % 4
+    compiled = solve_pseudo_labels(proba, **kwargs)
+    assert compiled.converged
+    python = run_in_python(solve_pseudo_labels, proba, **kwargs)
+    assert_equal_results(python, compiled, atol=1e-9)
+
+
+@pytest.mark.parametrize("divergence", ["reverse", "forward"])
 @pytest.mark.parametrize("error", [1e-3, 0.01])
 def test_compiled_rounds_of_working_sets_equal_python(
     run_in_python, monkeypatch, divergence, error

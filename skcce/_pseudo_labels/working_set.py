@@ -66,10 +66,10 @@ def interior_point(
 ) -> tuple[NDArray, NDArray, float, int]:
     """Solve for the pseudo-labels to a relative duality gap of `tol`.
 
-    `price`, (n_clusters,), is a guess. Returns the labels, the prices, the samples'
-    mean best response to these (see `mean_response`), and the number of interior-point
-    steps. If it has to stop early, labels and prices are those of the round with the
-    least gap.
+    `price`, (n_clusters,), is a guess; a bad one is not made use of. Returns the
+    labels, the prices, the samples' mean best response to these (see `mean_response`),
+    and the number of interior-point steps. If it has to stop early, labels and prices
+    are those of the round with the least gap.
     """
     proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
     counted, wanted = weight > 0, prior > 0
@@ -98,9 +98,12 @@ def interior_point(
 
     n_iter = 0
     elasticity = 1 / lam + 0.5  # relative fall of the usage by price, roughly
-    if price is None:
+    error = np.inf
+    if price is not None:
+        error = _error_of_prices(problem, elasticity, price)
+    if error > _USELESS:
         price, n_iter = _first_prices(problem, elasticity, max_iter)
-    error = _error_of_prices(problem, elasticity, price)
+        error = _error_of_prices(problem, elasticity, price)
     least_gap, best = np.inf, None
     marks = np.zeros(proba.shape, dtype=np.bool_)
     while True:

@@ -252,7 +252,7 @@ def test_solvers_are_deterministic(solver, divergence):
     kwargs = {"lam": 0.7, "solver": solver, "divergence": divergence, "max_iter": 20}
     first, second = (solve_pseudo_labels(proba, **kwargs) for _ in range(2))
     assert_array_equal(first.pseudo_labels, second.pseudo_labels)
-    assert first[1:] == second[1:]
+    assert first[1:5] == second[1:5]
 
 
 @pytest.mark.parametrize("solver", ["em", "pgd"])
@@ -360,7 +360,7 @@ def test_pauses_do_not_change_the_result(monkeypatch, divergence, work):
     expected = solve_pseudo_labels(proba, lam=3.0, divergence=divergence)
     monkeypatch.setattr(predictor_corrector, "_LONGEST", work)
     result = solve_pseudo_labels(proba, lam=3.0, divergence=divergence)
-    assert result[1:] == expected[1:]
+    assert result[1:5] == expected[1:5]
     assert_array_equal(result.pseudo_labels, expected.pseudo_labels)
 
 

@@ -208,7 +208,7 @@ def test_number_of_threads_does_not_matter(divergence, dtype, shape):
     results = [run(proba, n_jobs=n_jobs, **kwargs) for n_jobs in (1, 2, 3, -1, None)]
     for result in results[1:]:
         assert_array_equal(result.pseudo_labels, results[0].pseudo_labels)
-        assert result[1:] == results[0][1:]
+        assert result[1:5] == results[0][1:5]
 
 
 @both_divergences

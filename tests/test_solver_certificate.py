@@ -764,3 +764,114 @@ def test_threads_of_blas_do_not_change_the_bits():
         with threadpool_limits(n_threads, user_api="blas"):
             labels.append(solve_pseudo_labels(proba, lam=4.0).pseudo_labels)
     assert_array_equal(*labels)
+
+
+# -------------------------------------------------------------------------- warm starts
+
+
+def skewed_predictions(n_samples, n_clusters, seed=0, samples_seed=0):
+    bias = 1.5 * np.random.default_rng(seed).normal(size=n_clusters)
+    noise = np.random.default_rng(samples_seed).normal(size=(n_samples, n_clusters))
+    return softmax(3 * noise + bias, axis=1)
+
+
+@both_divergences
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("prior", [None, [4, 3, 2, 1, 1, 0]])
+@pytest.mark.parametrize("lam", [0.4, 4.0, 100.0])
+@pytest.mark.parametrize("known", [False, True])
+def test_prices_of_the_same_problem_save_steps(divergence, dtype, prior, lam, known):
+    # So many that, without a guess, prices are those of a part of the samples.
+    proba = skewed_predictions(20_000, 6).astype(dtype)
+    kwargs = {"lam": lam, "prior": prior, "divergence": divergence}
+    if known:
+        fixed = np.full(proba.shape, np.nan)
+        fixed[::5] = np.eye(6)[0]
+        weight = np.random.default_rng(1).uniform(0, 2, len(proba))
+        kwargs |= {"fixed": fixed, "sample_weight": weight}
+    cold = solve_pseudo_labels(proba, **kwargs)
+    warm = solve_pseudo_labels(proba, init_prices=cold.prices, **kwargs)
+    assert cold.converged
+    assert warm.converged
+    assert warm.n_iter < cold.n_iter
+    rounding = np.finfo(dtype).eps * (1 + lam)
+    assert abs(warm.loss - cold.loss) <= max(warm.gap, cold.gap) + rounding
+    # And on to other samples, which gives another problem's certificate.
+    other = skewed_predictions(500, 6, samples_seed=1).astype(dtype)
+    kwargs = {"lam": lam, "prior": prior, "divergence": divergence}
+    assert solve_pseudo_labels(other, init_prices=cold.prices, **kwargs).converged
+
+
+GUESSES = {
+    "zeros": lambda rng, k: np.zeros(k),
+    "a constant": lambda rng, k: np.full(k, -7.0),
+    "random": lambda rng, k: rng.normal(size=k),
+    "wide": lambda rng, k: 1e4 * rng.normal(size=k),
+    "huge": lambda rng, k: rng.choice([-1e308, 1e308], k),
+    "tiny": lambda rng, k: np.full(k, 5e-324),
+    "one high": lambda rng, k: np.r_[1e6, np.zeros(k - 1)],
+    "one low": lambda rng, k: np.r_[-1e6, np.zeros(k - 1)],
+}
+
+
+@both_divergences
+@pytest.mark.parametrize("guess", GUESSES)
+@pytest.mark.parametrize("lam", [0.4, 100.0, 1e6])
+@pytest.mark.parametrize(("n_samples", "n_clusters"), [(300, 8), (20, 40), (6000, 3)])
+def test_any_guess_of_the_prices_will_do(
+    divergence, guess, lam, n_samples, n_clusters, rng
+):
+    proba = skewed_predictions(n_samples, n_clusters)
+    prices = GUESSES[guess](rng, n_clusters)
+    before = prices.copy()
+    kwargs = {"lam": lam, "divergence": divergence}
+    plain = solve_pseudo_labels(proba, **kwargs)
+    result = solve_pseudo_labels(proba, init_prices=prices, **kwargs)
+    assert_array_equal(prices, before)
+    assert result.converged == plain.converged
+    assert abs(result.loss - plain.loss) <= max(result.gap, plain.gap) + 1e-12 * lam
+
+
+@all_solvers
+@pytest.mark.parametrize("prior", [None, [3, 2, 1, 0]])
+def test_gap_is_that_of_the_prices(solver, divergence, prior):
+    proba = skewed_predictions(100, 4)
+    kwargs = {"lam": 2.0, "prior": prior, "divergence": divergence}
+    result = solve_pseudo_labels(
+        proba, solver=solver, max_iter=20, step_size=0.01, **kwargs
+    )
+    prior = check_prior(prior, 4)
+    forward = divergence == "forward"
+    problem = pose(proba, 2.0, prior, forward)
+    _, gap = solve_module.certify(problem, result.pseudo_labels, result.prices)
+    assert gap == pytest.approx(result.gap, rel=1e-6, abs=1e-14)
+    assert_array_equal(result.prices[prior == 0], -np.inf if forward else -2.0)
+    # Whichever solver it was, they are a start.
+    again = solve_pseudo_labels(proba, init_prices=result.prices, **kwargs)
+    assert again.converged
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_prices": [0.0] * 3}, r"init_prices .*shape \(2,\)"),
+        ({"init_prices": [[0.0, 0.0]]}, r"init_prices .*shape \(2,\)"),
+        ({"init_prices": [np.nan, 0.0]}, "init_prices .*finite.*nan for cluster 0"),
+        ({"init_prices": [0.0, np.inf]}, "init_prices .*finite.*inf for cluster 1"),
+        ({"init_prices": [0.0, 0.0], "solver": "em"}, "em.*init_prices.*interior"),
+        ({"init_prices": [0.0, 0.0], "solver": "pgd"}, "pgd.*init_prices.*interior"),
+    ],
+)
+def test_prices_that_are_no_guess(changes, message):
+    with pytest.raises(ValueError, match=message):
+        solve_pseudo_labels([[0.9, 0.1], [0.6, 0.4]], lam=1.0, **changes)
+
+
+@both_divergences
+@pytest.mark.parametrize("price", [np.nan, np.inf, -np.inf, 3.0])
+def test_price_of_an_unwanted_cluster_has_no_effect(divergence, price):
+    proba = skewed_predictions(100, 3)
+    kwargs = {"lam": 2.0, "prior": [1, 1, 0], "divergence": divergence}
+    plain = solve_pseudo_labels(proba, init_prices=[0.1, 0.0, 0.0], **kwargs)
+    result = solve_pseudo_labels(proba, init_prices=[0.1, 0.0, price], **kwargs)
+    assert_array_equal(result.pseudo_labels, plain.pseudo_labels)

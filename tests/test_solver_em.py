@@ -428,7 +428,7 @@ def test_number_of_threads_does_not_matter(dtype, shape):
     ]
     for result in results[1:]:
         assert_array_equal(result.pseudo_labels, results[0].pseudo_labels)
-        assert result[1:] == results[0][1:]
+        assert result[1:5] == results[0][1:5]
 
 
 @pytest.mark.parametrize("n_samples", [1, 31, 32, 33, 1024, 1025, 2049])

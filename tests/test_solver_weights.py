@@ -99,7 +99,7 @@ def test_equal_weights_are_none(solver, divergence):
     plain = solve_pseudo_labels(proba, **kwargs)
     equal = solve_pseudo_labels(proba, sample_weight=np.full(60, 0.3), **kwargs)
     assert_array_equal(equal.pseudo_labels, plain.pseudo_labels)
-    assert equal[1:] == plain[1:]
+    assert equal[1:5] == plain[1:5]
 
 
 @all_solvers
@@ -343,7 +343,7 @@ def test_no_row_need_be_fixed(solver, divergence):
     plain = solve_pseudo_labels(proba, **kwargs)
     same = solve_pseudo_labels(proba, fixed=np.full((60, 4), np.nan), **kwargs)
     assert_array_equal(same.pseudo_labels, plain.pseudo_labels)
-    assert same[1:] == plain[1:]
+    assert same[1:5] == plain[1:5]
 
 
 @pytest.mark.parametrize("solver", ["em", "pgd"])

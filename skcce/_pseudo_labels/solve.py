@@ -29,6 +29,7 @@ from skcce.losses import check_simplex_rows
 _MIN_LAM = 1e-100  # less makes no difference, but its reciprocal overflows
 MAX_LAM = 1e15  # the usage is the prior up to rounding
 _TINY = 1e-30
+_HIGHEST = 1e30  # price in a guess; a certified one is far below
 # For training: pseudo-labels of a gap of 1e-4 train no better than those of 1e-2.
 _BATCH_TOL = 1e-2
 _BATCH_STEPS = 100
@@ -50,6 +51,13 @@ class PseudoLabels(NamedTuple):
         Number of iterations of the solver.
     converged : bool
         Whether `gap` is at most ``tol * max(1, loss)``, or ``tol`` if `loss` is inf.
+    prices : ndarray of shape (n_clusters,)
+        The dual point that `gap` was computed with, one price per cluster, in float64:
+        at the optimum minus the derivative of the fairness term by the usage, up to a
+        common constant. That is ``lam * (prior / usage - 1)`` in the reverse
+        divergence, ``-lam * log(usage / prior)`` in the forward one. A cluster of zero
+        prior has -lam in the first, -inf in the second. With ``"em"`` and ``"pgd"``, a
+        cluster of positive prior may be unused, its price inf, and so the gap.
     """
 
     pseudo_labels: NDArray
@@ -57,6 +65,7 @@ class PseudoLabels(NamedTuple):
     gap: float
     n_iter: int
     converged: bool
+    prices: NDArray
 
 
 @validate_params(
@@ -68,6 +77,7 @@ class PseudoLabels(NamedTuple):
         "solver": [StrOptions({"interior-point", "em", "pgd"})],
         "accelerate": ["boolean"],
         "init": ["array-like", None],
+        "init_prices": ["array-like", None],
         "step_size": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -86,6 +96,7 @@ def solve_pseudo_labels(
     solver: str = "interior-point",
     accelerate: bool = True,
     init: ArrayLike | None = None,
+    init_prices: ArrayLike | None = None,
     step_size: float = 1.0,
     max_iter: int = 1000,
     tol: float = 1e-6,
@@ -159,7 +170,15 @@ def solve_pseudo_labels(
         `proba`, with zeros lifted to 1e-30. In the paper's EM (``accelerate=False``), a
         zero of an explicit start stays zero unless the cluster is the sample's best one
         (Property 1). In the forward divergence, what a start gives to clusters of zero
-        prior goes to the others. The interior-point method takes no start.
+        prior goes to the others. The interior-point method takes `init_prices` instead.
+    init_prices : array-like of shape (n_clusters,), default=None
+        Guess of the prices, for ``"interior-point"`` alone: the `prices` of a result
+        for the same samples with another `lam` or slightly other predictions, or for
+        other samples of the same kind. They save time if they are closer than what the
+        method finds in a few passes over `proba`. Those of a few samples per cluster
+        seldom are; those of many are, as are those of the samples themselves. A bad
+        guess costs time, and nothing else. What it has for clusters of zero prior has
+        no effect. None guesses from `proba`.
     step_size : float, default=1.0
         Step of ``"pgd"``, which alone uses it, along the gradient of n_samples times
         the loss. Too large a step does not converge; what is too large falls with `lam`
@@ -190,14 +209,15 @@ def solve_pseudo_labels(
     Returns
     -------
     PseudoLabels
-        Named tuple ``(pseudo_labels, loss, gap, n_iter, converged)``. The labels have
-        the dtype of `proba`.
+        Named tuple ``(pseudo_labels, loss, gap, n_iter, converged, prices)``. The
+        labels have the dtype of `proba`.
 
     Raises
     ------
     ValueError
         If an argument is out of its range, not finite, or of the wrong shape; if
-        ``solver="interior-point"`` is given a start; if the forward divergence forbids
+        ``solver="interior-point"`` is given `init`, or another one `init_prices`; if
+        the forward divergence forbids
         all clusters that a sample can have, or one that a fixed label has.
 
     References
@@ -221,21 +241,27 @@ def solve_pseudo_labels(
             'solver="interior-point" takes no start, got init; leave it out, or take '
             'solver="em".'
         )
+    if solver != "interior-point" and init_prices is not None:
+        raise ValueError(
+            f'solver="{solver}" takes no prices, got init_prices; leave it out, or '
+            'take solver="interior-point".'
+        )
     proba = check_simplex_rows(proba, "proba")
     prior = check_prior(prior, proba.shape[1])
     weight = check_weights(sample_weight, len(proba))
     fixed = _check_fixed(fixed, proba, prior, forward)
     lam = max(float(lam), _MIN_LAM)
+    guess = _check_prices(init_prices, lam, prior, forward)
     problem = lift_rows(pose(proba, lam, prior, forward, weight, fixed), fixed)
 
-    def certified(labels, n_iter, *price_and_response):
-        loss, gap = certify(problem, labels, *price_and_response)
+    def certified(labels, n_iter, price=None, response=None):
+        loss, gap = certify(problem, labels, price, response)
         whole = loss + problem.constant
         converged = gap <= tol * max(1.0, whole if np.isfinite(whole) else 0.0)
-        return PseudoLabels(labels, loss, gap, n_iter, bool(converged))
+        return PseudoLabels(labels, loss, gap, n_iter, bool(converged), price)
 
     if solver == "interior-point":
-        labels, price, response, n_iter = interior_point(problem, max_iter, tol)
+        labels, price, response, n_iter = interior_point(problem, max_iter, tol, guess)
         result = certified(labels, n_iter, price, response)
     else:
         labels = _start(proba, init, prior, forward, fixed)
@@ -263,6 +289,10 @@ def solve_pseudo_labels(
                 if result.loss <= best.loss:
                     best = result._replace(pseudo_labels=labels.copy())
                 result = best._replace(n_iter=n_iter)
+    if result.prices is None:
+        _, usage = collision_and_usage(problem, result.pseudo_labels)
+        price = balancing_price(usage, lam, problem.prior, forward)
+        result = result._replace(prices=price)
     return result._replace(
         pseudo_labels=complete(result.pseudo_labels, fixed),
         loss=result.loss + problem.constant,
@@ -405,6 +435,38 @@ def _check_fixed(
         )
     labels /= labels.sum(axis=1, keepdims=True)
     return np.where(free, np.nan, labels).astype(proba.dtype)
+
+
+def _check_prices(
+    prices: ArrayLike | None, lam: float, prior: NDArray, forward: bool
+) -> NDArray | None:
+    """Return a guess of the prices that the exact solver can start with."""
+    if prices is None:
+        return None
+    prices = check_array(
+        prices,
+        dtype=np.float64,
+        ensure_2d=False,
+        ensure_min_samples=0,
+        ensure_all_finite=False,
+        input_name="init_prices",
+    )
+    if prices.shape != prior.shape:
+        raise ValueError(
+            f"init_prices must hold one price per cluster, shape {prior.shape}, "
+            f"got shape {prices.shape}."
+        )
+    wanted = prior > 0
+    bad = wanted & ~np.isfinite(prices)
+    if bad.any():
+        raise ValueError(
+            f"init_prices must be finite for clusters of positive prior, got "
+            f"{prices[bad][0]} for cluster {bad.argmax()}."
+        )
+    # More than the whole usage is never asked for in the reverse divergence.
+    least = -_HIGHEST if forward else lam * (prior - 1)
+    prices = np.clip(prices, least, _HIGHEST)
+    return np.where(wanted, prices, -np.inf if forward else -lam)
 
 
 def _start(

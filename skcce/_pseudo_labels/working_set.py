@@ -67,10 +67,10 @@ def interior_point(
 ) -> tuple[NDArray, NDArray, float, int]:
     """Solve for the pseudo-labels to a relative duality gap of `tol`.
 
-    `price`, (n_clusters,), is a guess. Returns the labels, the prices, the samples'
-    mean best response to these (see `mean_response`), and the number of interior-point
-    steps. If it has to stop early, labels and prices are those of the round with the
-    least gap.
+    `price`, (n_clusters,), is a guess; a bad one is not made use of. Returns the
+    labels, the prices, the samples' mean best response to these (see `mean_response`),
+    and the number of interior-point steps. If it has to stop early, labels and prices
+    are those of the round with the least gap.
     """
     proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
     counted, wanted = weight > 0, prior > 0
@@ -99,17 +99,21 @@ def interior_point(
 
     n_iter = 0
     elasticity = 1 / lam + 0.5  # relative fall of the usage by price, roughly
-    if price is None:
+    error = np.inf
+    if price is not None:
+        error = _error_of_prices(problem, elasticity, price)
+    if error > _USELESS:
         price, n_iter = _first_prices(problem, elasticity, max_iter)
-    error = _error_of_prices(problem, elasticity, price)
+        error = _error_of_prices(problem, elasticity, price)
     least_gap, best = np.inf, None
     marks = np.zeros(proba.shape, dtype=np.bool_)
     while True:
         margin, n_marks = _mark(problem, price, _MARGIN * error, marks)
         working_set = _gather(problem, marks, n_marks)
-        whole = error == np.inf or _is_whole_faster(working_set.candidates, marks.size)
+        whole = not error < np.inf
+        whole = whole or _is_whole_faster(working_set.candidates, marks.size)
         working_set = _take_all(problem) if whole else working_set
-        cold = whole and error > _USELESS
+        cold = bool(whole and error > _USELESS)
         price, start = _cold_start(problem) if cold else (price, _START[whole] * margin)
         candidates, mean_log = working_set.candidates, working_set.mean_log
         # The bits of a sum depend on the number of BLAS's threads.

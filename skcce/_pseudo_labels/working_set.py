@@ -43,7 +43,8 @@ _LEAST_MARGIN = 1e-6  # slacks start with it, and are differences of numbers nea
 _USELESS = 1.0  # error from which on prices are no better than none
 _COLD = 10.0  # gap of a sample's label at the start, if there are no prices
 _HIGHEST = 1e30  # price of a wanted cluster that nothing can fill
-_MAX_STEPS = 100  # of one interior-point solve; 5 to 30 are usual
+# Steps of one solve: a working set without what is needed may take them all in vain.
+_MAX_STEPS = (40, 100)
 
 # Times of a step, in ns: per entry; for two candidates of a sample, whose product is
 # added to the matrix; the same within a matrix product.
@@ -72,7 +73,7 @@ def interior_point(
     and the number of interior-point steps. If it has to stop early, labels and prices
     are those of the round with the least gap.
     """
-    proba, lam, prior, forward, weight, fixed_sum, total_weight, _ = problem
+    proba, lam, prior, forward, weight, fixed_sum, total_weight, constant = problem
     counted, wanted = weight > 0, prior > 0
     if not counted.all():
         rest = problem._replace(proba=proba[counted], weight=weight[counted])
@@ -106,6 +107,7 @@ def interior_point(
         price, n_iter = _first_prices(problem, elasticity, max_iter)
         error = _error_of_prices(problem, elasticity, price)
     least_gap, best = np.inf, None
+    relative = bool(np.isfinite(constant))  # an infinite loss is no scale
     marks = np.zeros(proba.shape, dtype=np.bool_)
     while True:
         margin, n_marks = _mark(problem, price, _MARGIN * error, marks)
@@ -123,8 +125,8 @@ def interior_point(
                 candidates,
                 price,
                 start,
-                tol / 2 * max(1, -mean_log),
-                min(_MAX_STEPS, max_iter - n_iter),
+                tol / 2 * max(1.0, -mean_log * relative),
+                min(_MAX_STEPS[whole], max_iter - n_iter),
             )
         n_iter += steps
         price = price if forward else np.maximum(price, lam * (prior - 1))
@@ -137,7 +139,7 @@ def interior_point(
         if best is None or gap < least_gap:
             least_gap, best = gap, (working_set, label, price, response)
         if (
-            gap <= tol * max(1.0, loss)
+            gap <= tol * max(1.0, loss * relative)
             or n_iter >= max_iter
             or cold
             or (reached and (whole or n_needed == n_marks))

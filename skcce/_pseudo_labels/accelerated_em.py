@@ -276,7 +276,7 @@ def _respond(
     returns : the number of these rows
 
     The derivative of a new label is diag(m) - m m' / sum(m) - v v' / variation, with
-    the mobilities m = label / slack and v = m * (proba - mean), see `_factorize` of the
+    the mobilities m = label / slack and v = m * (proba - mean), see `_couple` of the
     interior-point method.
     """
     n_samples, n_clusters = proba.shape

@@ -20,9 +20,8 @@ from skcce._pseudo_labels.kernel import kernel
 
 _FIXED = 1e200  # stiffness of a price that does not move
 # Correctors for centrality, and the step from which on there is no need for another.
-# They are cheap beside the factorization of a whole problem, not of a sparse one.
 _CORRECTORS, _LONG = 3, 0.9
-_ROWS = 256  # that go into a matrix product together
+_ROWS = 256  # samples that go into a matrix product together
 # Operations, about, after which a kernel returns: Python sees Ctrl-C only in between.
 # Nor may a kernel that Python calls return an array: Numba runs Python code to wrap it,
 # does not notice the KeyboardInterrupt that this raises, and ends with a SystemError.

@@ -209,7 +209,7 @@ def choose(
         joined = tree.cut(settings.n_clusters)[tree.labels]
         if data.kept is not None:
             joined = joined[data.kept]
-        most = max(information(labels, data) for labels in starts)
+        most = information(starts[0], data)  # the others say less
         sizes = tree.shares(settings.n_clusters)
         if (
             information(joined, data) > _CLEARLY * most
@@ -276,11 +276,6 @@ def information(labels: NDArray, data: TrainingData) -> float:
     together = collisions(data.graph, labels, data.weight)
     shares = together.sum(axis=1)
     return float(rel_entr(together, np.outer(shares, shares)).sum())
-
-
-def with_shares_of(tree: ClusterTree, settings: Settings) -> Settings:
-    """Return the settings, with the shares that the tree has at their number."""
-    return settings._replace(shares="learn", prior=tree.shares(settings.n_clusters))
 
 
 def _refine(labels: NDArray, data: TrainingData, settings: Settings) -> NDArray:

@@ -11,8 +11,10 @@ from scipy.special import softmax
 
 from skcce import solve_pseudo_labels
 from skcce._pseudo_labels import (
+    accelerated_em,
     dual,
     em,
+    objective,
     predictor_corrector,
     projected_gradient,
     solve,
@@ -21,7 +23,16 @@ from skcce._pseudo_labels import (
 from skcce._pseudo_labels import kernel as kernel_module
 from skcce._pseudo_labels.predictor_corrector import _cholesky, _solve_factorized
 
-MODULES = [dual, em, predictor_corrector, projected_gradient, solve, working_set]
+MODULES = [
+    accelerated_em,
+    dual,
+    em,
+    objective,
+    predictor_corrector,
+    projected_gradient,
+    solve,
+    working_set,
+]
 PRIORS = {
     "even": [1, 1, 1],
     "steep": [8, 4, 1],
@@ -90,6 +101,17 @@ def test_compiled_solvers_equal_python(
         "step_size": 0.01,
         "max_iter": 12,
     }
+    python = run_in_python(solve_pseudo_labels, proba, **kwargs)
+    # Accelerated EM solves its sub-problems by iteration, not to the last digits.
+    atol = 1e-7 if solver == "em" else 1e-12
+    assert_equal_results(python, solve_pseudo_labels(proba, **kwargs), atol)
+
+
+@pytest.mark.parametrize("prior_kind", PRIORS)
+def test_compiled_em_of_the_paper_equals_python(run_in_python, prior_kind):
+    proba = np.concatenate([draw_predictions(40, 3), np.eye(3)[[1, 2]]])
+    kwargs = {"lam": 2.0, "prior": PRIORS[prior_kind], "max_iter": 12}
+    kwargs |= {"solver": "em", "accelerate": False}
     python = run_in_python(solve_pseudo_labels, proba, **kwargs)
     assert_equal_results(python, solve_pseudo_labels(proba, **kwargs))
 

@@ -11,17 +11,9 @@ import argparse
 import time
 from itertools import product
 
-import numpy as np
-from scipy.special import softmax
+from timing import draw_predictions
 
 from skcce import solve_pseudo_labels
-
-
-def make_skewed_proba(n, n_clusters, bias, std=3.0, seed=0):
-    """Return predictions that lean to some clusters, the more the larger the bias."""
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(0, std, (n, n_clusters))
-    return softmax(logits + bias * rng.normal(size=n_clusters), axis=1)
 
 
 def measure(proba, tol, max_iter, **kwargs):
@@ -52,11 +44,11 @@ def main():
     )
     args = parser.parse_args()  # fmt: skip
     for kwargs in ({}, {"accelerate": False}, {"divergence": "forward"}):
-        measure(make_skewed_proba(50, 3, 0), 1e-1, 3, lam=1.0, **kwargs)  # compiles
+        measure(draw_predictions(50, 3), 1e-1, 3, lam=1.0, **kwargs)  # compiles
     columns = ["n", "K", "bias", "lam", "plain", "s", "accel.", "s", "forward", "s"]
     print("".join(f"{name:>9}" for name in columns))
     for n, n_clusters, bias, lam in product(args.n, args.clusters, args.bias, args.lam):
-        proba = make_skewed_proba(n, n_clusters, bias)
+        proba = draw_predictions(n, n_clusters, bias=bias)
         longest = int(args.max_entries / proba.size)
         cells = [n, n_clusters, bias, f"{lam:g}"]
         cells += measure(proba, args.tol, longest, lam=lam, accelerate=False)

@@ -30,8 +30,10 @@ from scipy.special import logsumexp, softmax
 _COOLING, _SOFT = 4.0, 8.0
 # A step has to raise the dual by this part of what its slope promises.
 _PROMISED = 1e-4
-# The shift of prices, in temperatures, over which the curvature is taken to hold.
-_REACH = 4.0
+# The shift of prices, in temperatures, over which the curvature is taken to hold at
+# first; it grows by a factor where it does, and shrinks by it where it does not.
+_REACH, _TRUST = 4.0, 4.0
+_ROUNDING = 1e-15  # of the shares
 # Logarithms are cut here, so that nothing overflows.
 _HIGHEST = 300.0
 
@@ -82,7 +84,7 @@ def transport_labels(
     for level in range(n_levels, 0, -1):
         # Near the prices of a lower temperature is good enough.
         prices = _ascend(
-            prices, scores, prior, epsilon * _COOLING**level, lam, weight, 0.01, 10
+            prices, scores, prior, epsilon * _COOLING**level, lam, weight, 1e-3, 30
         )
     prices = _ascend(prices, scores, prior, epsilon, lam, weight, tol, max_iter)
     labels = np.zeros((len(scores), len(wanted)))
@@ -105,6 +107,7 @@ def _ascend(
     _, labels = _evaluate(prices, *problem)
     prices = _sinkhorn(prices, labels, prior, epsilon, lam, weight, tol)
     dual, labels = _evaluate(prices, *problem)
+    reach = _REACH * epsilon
     for _ in range(max_iter):
         usage, wish = weight @ labels, _shares_at(prices, prior, lam)
         slope = wish - usage
@@ -112,16 +115,21 @@ def _ascend(
         if error <= tol:
             break
         curvature = np.diag(usage) - labels.T @ (weight[:, np.newaxis] * labels)
+        curvature += 1  # a constant in all prices changes nothing: neither does this
         curvature /= epsilon
         curvature += (np.diag(wish) - np.outer(wish, wish)) / lam
-        # Labels follow the prices linearly for a few temperatures, not further.
-        curvature.flat[:: len(prior) + 1] += error / (_REACH * epsilon)
+        # Labels follow the prices linearly for a few temperatures, and not at all
+        # where they are certain.
+        curvature.flat[:: len(prior) + 1] += error / reach + _ROUNDING / epsilon
         step = np.linalg.solve(curvature, slope)
         trial, (next_dual, next_labels) = (
             prices + step,
             _evaluate(prices + step, *problem),
         )
-        if not next_dual >= dual + _PROMISED * (slope @ step):
+        if next_dual >= dual + _PROMISED * (slope @ step):
+            reach *= _TRUST
+        else:
+            reach /= _TRUST
             trial = _sinkhorn(prices, labels, prior, epsilon, lam, weight, tol)
             next_dual, next_labels = _evaluate(trial, *problem)
         prices, dual, labels = trial, next_dual, next_labels

@@ -393,7 +393,7 @@ def test_a_checkpoint_goes_on_to_the_same_end(blobs, path, kind, parameters, n_e
     assert_same_fit(clone(clusterer).fit(X), expected)
     with pytest.raises(ValueError, match="random_state: 0 there, 1 here"):
         clone(clusterer).set_params(random_state=1).fit(X)
-    name, value = list(OF[kind][1].items())[0]
+    name, value = next(iter(OF[kind][1].items()))
     with pytest.raises(ValueError, match=f"{name}: "):
         clone(clusterer).set_params(**{name: value}).fit(X)
 
@@ -411,9 +411,9 @@ def test_save_and_load(blobs, path, kind):
 @pytest.mark.skipif(FitCallback is None, reason="scikit-learn < 1.9 has no callbacks")
 @every_one
 def test_a_callback_sees_every_epoch_and_stops(blobs, kind):
-    class Stop:
-        scores = []
+    scores = []
 
+    class Stop:
         def setup(self, estimator, context):
             pass
 
@@ -422,20 +422,20 @@ def test_a_callback_sees_every_epoch_and_stops(blobs, kind):
         def on_fit_task_end(self, estimator, context, *, X, y, fitted_estimator):
             if context.task_name == "epoch":
                 assert type(fitted_estimator) is kind
-                self.scores.append(fitted_estimator.score(X))
+                scores.append(fitted_estimator.score(X))
                 return context.task_id == 2
             return None
 
     X, _ = blobs
     clusterer = short(kind).set_callbacks(Stop()).fit(X)
-    assert clusterer.n_iter_ == len(Stop.scores) == 3
+    assert clusterer.n_iter_ == len(scores) == 3
     assert clusterer.loss_curve_ == short(kind).fit(X).loss_curve_[:3]
 
 
 @every_one
 def test_grid_search_over_own_parameters(blobs, kind):
     X, y = blobs
-    name, value = list(OF[kind][1].items())[0]
+    name, value = next(iter(OF[kind][1].items()))
     default = getattr(kind(), name)
     clusterer = short(kind, features=None, init="random")
     grid = {name: [default, value], "model": [None]}

@@ -6,7 +6,13 @@ from scipy.sparse import csr_array
 from skcce import LinearSoftmax
 from skcce._data import TrainingData
 from skcce._training import Plan, begin, epochs, evaluate, train, trial
-from skcce.methods import Collision, InvariantInformation, Objective
+from skcce.methods import (
+    Collision,
+    InvariantInformation,
+    NeighborConsistency,
+    Objective,
+    SCANClusterer,
+)
 
 
 class Recorder(Objective):
@@ -119,3 +125,55 @@ def test_evaluation_changes_nothing(blobs, objective):
     again, same = evaluate(model, data, objective, state, 1.0)
     assert value == same
     assert_array_equal(logits, again)
+
+
+def test_an_objective_may_forbid_to_stop(blobs):
+    """All epochs are calm."""
+
+    class Patient(Recorder):
+        def begin_epoch(self, epoch):
+            super().begin_epoch(epoch)
+            self.may_stop = epoch.progress >= 0.5
+
+    data = TrainingData(blobs[0])
+    for objective, n_epochs in ((Recorder(), 3), (Patient(), 8)):
+        model, state = started(data.X)
+        train(model, data, objective, epochs(100, 11, 0.0), state)
+        assert state.n_iter == n_epochs
+        assert state.converged
+
+
+@pytest.mark.parametrize("max_iter", [4, 8, 20])
+def test_no_training_ends_before_its_last_step(blobs, max_iter):
+    """Few changes in the first step are no reason to leave out the second."""
+    data = TrainingData(blobs[0], graph=None)
+    objective = NeighborConsistency(self_label=0.25)
+    model, state = started(data.X)
+    calm = 1.0  # every epoch is
+    train(model, data, objective, epochs(100, max_iter, calm), state)
+    assert objective._labels_itself
+    assert state.n_iter == min(max_iter, max_iter - max_iter // 4 + 3)
+    model, state = started(data.X)
+    train(
+        model,
+        data,
+        NeighborConsistency(self_label=0.0),
+        epochs(100, max_iter, calm),
+        state,
+    )
+    assert state.n_iter == 3
+
+
+def test_a_trial_has_no_last_step(blobs):
+    data, objective = TrainingData(blobs[0]), NeighborConsistency()
+    model, state = started(data.X)
+    train(model, data, objective, trial(100, 5, 1.0), state)
+    assert not objective._labels_itself
+    assert state.n_iter == 5
+
+
+@pytest.mark.parametrize("tol", [0.0, 1.0])
+def test_scan_labels_itself_before_it_stops(blobs, tol):
+    clusterer = SCANClusterer(4, tol=tol, random_state=0).fit(blobs[0])
+    assert clusterer.converged_
+    assert clusterer.n_iter_ == 18  # the first three of the last five

@@ -1,7 +1,7 @@
 """Estimators of one objective each."""
 
 from inspect import Parameter, Signature, signature
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sklearn.utils._param_validation import StrOptions
 
@@ -21,6 +21,14 @@ class ObjectiveClusterer(SoftmaxClusterer):
     """
 
     _objective: ClassVar[type[Objective]]
+
+    if TYPE_CHECKING:  # which sees no __init__ that is made for an objective
+
+        def __init__(
+            self,
+            n_clusters: int | Literal["auto"] | tuple[int, int] = 8,
+            **parameters: Any,
+        ): ...
 
     def __init_subclass__(
         cls, *, objective: type[Objective] | None = None, **kwargs: Any

@@ -32,12 +32,13 @@ from scipy.special import logsumexp, softmax
 _COOLING, _SOFT = 4.0, 20.0
 # At all temperatures but the last, this part of an equal share may be wrong; and the
 # most steps.
-_ROUGH, _ROUGH_ITER = 0.1, 20
+_ROUGH, _ROUGH_ITER = 0.02, 30
 # A step has to raise the dual by this part of what its slope promises.
 _PROMISED = 1e-4
 # The shift of prices, in temperatures, over which the curvature is taken to hold at
-# first; more after a step that holds what it promises, less after another.
-_REACH = 4.0
+# first; it grows by a factor where it does, and shrinks by it where it does not.
+_REACH, _TRUST = 4.0, 4.0
+_ROUNDING = 1e-15  # of the shares
 # Sinkhorn's steps, each a tenth of the work of Newton's or less, go on while they lower
 # the error by this factor.
 _SLOWEST = 0.8
@@ -124,15 +125,19 @@ def _ascend(
         if error <= tol:
             break
         curvature = np.diag(usage) - labels.T @ (problem.weight[:, None] * labels)
+        curvature += 1  # a constant in all prices changes nothing: neither does this
         curvature /= problem.epsilon
         curvature += (np.diag(wish) - np.outer(wish, wish)) / problem.lam
-        curvature.flat[:: len(usage) + 1] += error / (reach * problem.epsilon)
+        # Labels follow the prices linearly for a few temperatures, and not at all where
+        # they are certain.
+        damping = error / reach + _ROUNDING
+        curvature.flat[:: len(usage) + 1] += damping / problem.epsilon
         step = np.linalg.solve(curvature, slope)
         trial = _evaluate(prices + step, problem)
         if trial[0] >= dual + _PROMISED * (slope @ step):
-            prices, reach = prices + step, reach * 2
+            prices, reach = prices + step, reach * _TRUST
         else:
-            reach = max(reach / 4, 1)
+            reach /= _TRUST
             prices = _sinkhorn(prices, labels, problem, tol)
             trial = _evaluate(prices, problem)
         dual, labels = trial

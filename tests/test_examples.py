@@ -344,6 +344,37 @@ def test_table4_goes_on_from_pretext_weights(image_folder, capsys):
     assert json.loads((image_folder / "table4.json").read_text())["runs"]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("paper")
+def test_pretext_training_goes_on_where_it_was_interrupted(image_folder, monkeypatch):
+    import simclr
+
+    def train(name, *options):
+        data = ["--data", image_folder, "--dataset", "cifar10", "--device", "cpu"]
+        small = ["--epochs", 2, "--batch-size", 6, "--subset", 12]
+        output = ["--output", image_folder / name]
+        simclr.main([str(a) for a in [*data, *small, *output, *options]])
+        return torch.load(image_folder / name, weights_only=True)
+
+    def write_and_stop(path, state):
+        write(path, state)
+        if "epochs" in state:
+            raise KeyboardInterrupt
+
+    expected, write = train("whole.pt"), simclr.write
+    monkeypatch.setattr(simclr, "write", write_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train("parts.pt")
+    monkeypatch.setattr(simclr, "write", write)
+    resumed = train("parts.pt")
+    for name, value in expected.items():
+        assert_array_equal(resumed[name], value)
+    monkeypatch.setattr(simclr, "write", None)
+    train("parts.pt")  # nothing is left to do
+    with pytest.raises(SystemExit):
+        train("parts.pt", "--lr", 0.1)
+
+
 @pytest.mark.usefixtures("paper")
 def test_pretext_weights_are_loaded_by_name(tmp_path):
     import table4

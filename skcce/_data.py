@@ -1,13 +1,13 @@
 """The training data: samples, and what is known about them."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from skcce._objective import Batch
+from skcce._objective import Batch, Epoch
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,11 @@ class TrainingData:
         Their labels, where they are given; rows of NaN where they are not.
     graph : csr_array of shape (n_samples, n_samples) or None
         One step of the random walk to neighbors.
-    in_pairs : bool
-        Whether a batch brings a neighbor of each sample.
+    view_source : {"neighbors", "adversarial"} or None
+        Where the second view of a sample comes from; None if there is none, or if the
+        model makes it.
+    reach : ndarray of shape (n_samples,) or None
+        Mean distance of each sample to its neighbors, if views are adversarial.
     kept : ndarray of shape (n_samples,) or None
         Numbers of the samples in `given`; None if `X` has them all.
     given : any
@@ -36,7 +39,8 @@ class TrainingData:
     weight: NDArray | None = None
     target: NDArray | None = None
     graph: csr_array | None = None
-    in_pairs: bool = False
+    view_source: Literal["neighbors", "adversarial"] | None = None
+    reach: NDArray | None = None
     kept: NDArray | None = None
     given: Any = None
 
@@ -63,6 +67,10 @@ class TrainingData:
             None if self.weight is None else self.weight[rows],
             None if self.target is None else self.target[rows],
         )
+
+    def epoch(self, proba: NDArray, progress: float) -> Epoch:
+        """Return what is known as an epoch begins."""
+        return Epoch(proba, self.graph, progress, self.weight)
 
     def mean(self, values: NDArray) -> NDArray:
         """Return the weighted mean of `values` (n_samples, ...) over the samples."""

@@ -168,6 +168,9 @@ class LinearSoftmax(SoftmaxModel):
             logits[block] = units if self.groups_ is None else self._sums(units)
         return logits
 
+    def input_gradient(self, X: NDArray, gradient: NDArray) -> NDArray:
+        return gradient @ self.coef_
+
     def get_state(self) -> dict[str, Any]:
         weights, intercept = (weight.copy() for weight in self._weights)
         moments = [[moment.copy() for moment in pair] for pair in self._moments]

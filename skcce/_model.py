@@ -131,6 +131,23 @@ class SoftmaxModel(BaseEstimator):
         """
         raise NotImplementedError(f"{type(self).__name__} has no decision_function.")
 
+    def input_gradient(self, X: NDArray, gradient: NDArray) -> NDArray:
+        """Back-propagate a gradient to the rows; needed for adversarial views only.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, n_features)
+            Rows.
+        gradient : ndarray of shape (n, n_clusters)
+            Gradient with respect to their logits, as `decision_function` has them.
+
+        Returns
+        -------
+        ndarray of shape (n, n_features)
+            Gradient with respect to the rows, in their dtype.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no input_gradient.")
+
     def get_state(self) -> dict[str, Any]:
         """Return a copy of all that training changes.
 

@@ -1,6 +1,6 @@
 """The contract between the training loop and what it minimizes."""
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator
 
 from skcce._pseudo_labels import check_prior
 
-__all__ = ["Batch", "Objective", "view_weights"]
+__all__ = ["Batch", "Epoch", "Objective", "view_weights"]
 
 
 class Batch(NamedTuple):
@@ -29,6 +29,36 @@ class Batch(NamedTuple):
     weight: NDArray | None = None
     target: NDArray | None = None
 
+    def with_targets(self, labels: NDArray) -> NDArray:
+        """Return `labels` (n, n_clusters), with those that are given in their place."""
+        if self.target is None:
+            return labels
+        known = ~np.isnan(self.target[:, :1])
+        return np.where(known, self.target, labels).astype(labels.dtype, copy=False)
+
+
+class Epoch(NamedTuple):
+    """What is known as a pass over the training data begins.
+
+    Attributes
+    ----------
+    proba : ndarray of shape (n_samples, n_clusters)
+        Latest predictions for all training samples.
+    graph : csr_array of shape (n_samples, n_samples) or None
+        One step of a random walk to neighbors, rows sum to 1: ``graph @ proba``
+        averages along it. None without neighbors.
+    progress : float
+        Fraction of the fit that is done: 0 in its first epoch and in all trials of
+        starts, 1 in its last epoch and for `loss_`.
+    weight : ndarray of shape (n_samples,) or None
+        Weights of the samples, of mean 1; None if all are equal.
+    """
+
+    proba: NDArray
+    graph: csr_array | None = None
+    progress: float = 0.0
+    weight: NDArray | None = None
+
 
 class Objective(BaseEstimator):
     """What a fit minimizes: a function of the logits of a batch.
@@ -47,18 +77,26 @@ class Objective(BaseEstimator):
 
     Attributes
     ----------
-    needs_views : bool
-        Whether it compares views of a sample. If the model makes none, each sample is
-        given a neighbor, drawn anew in every epoch, as its second view; a tenth of the
-        samples draw themselves.
+    view_source : {"neighbors", "adversarial"} or None
+        Where the second view of a sample comes from if the model makes none; None if
+        views are not compared. A neighbor is drawn anew in every epoch; a tenth of the
+        samples draw themselves. An adversarial view is the row moved to where the
+        prediction changes most, by `view_distance`.
+    view_distance : float
+        How far an adversarial view is from the sample, relative to the mean distance
+        of the sample to its neighbors.
     uses_neighbors : bool
         Whether `begin_epoch` reads the graph of neighbors.
+    may_stop : bool
+        Whether training may stop in this epoch if few samples change cluster.
     prior : array-like of shape (n_clusters,) or None
         Shares of the clusters that it asks for; None if they are equal.
     """
 
-    needs_views: ClassVar[bool] = False
+    view_source: ClassVar[Literal["neighbors", "adversarial"] | None] = None
+    view_distance: float = 0.25
     uses_neighbors: ClassVar[bool] = False
+    may_stop: bool = True
     prior: ArrayLike | None = None
     _parameter_constraints: ClassVar[dict] = {}
 
@@ -67,21 +105,13 @@ class Objective(BaseEstimator):
         self._validate_params()
         check_prior(self.prior, n_clusters)
 
-    def begin_epoch(
-        self, proba: NDArray, graph: csr_array | None, progress: float
-    ) -> None:
+    def begin_epoch(self, epoch: Epoch) -> None:
         """Prepare for a pass over the data.
 
         Parameters
         ----------
-        proba : ndarray of shape (n_samples, n_clusters)
-            Latest predictions for all training samples.
-        graph : csr_array of shape (n_samples, n_samples) or None
-            One step of a random walk to neighbors, rows sum to 1: ``graph @ proba``
-            averages along it. None without neighbors.
-        progress : float
-            Fraction of the fit that is done: 0 in its first epoch and in all trials of
-            starts, 1 in its last epoch and for `loss_`.
+        epoch : Epoch
+            What is known as it begins.
         """
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:

@@ -37,7 +37,7 @@ class Settings(NamedTuple):
     doubts_neighbors : whether they may be left out, if they tell nothing of clusters.
     features : what turns rows into features; None if they are taken as they are.
         They are fitted already in a run that goes on.
-    in_pairs : whether a batch brings a neighbor of each sample.
+    view_source : where second views come from, if the model makes none.
     init : "k-means", "random", or labels (n_samples,).
     """
 
@@ -49,7 +49,7 @@ class Settings(NamedTuple):
     n_neighbors: int
     doubts_neighbors: bool
     features: SpectralFeatures | None
-    in_pairs: bool
+    view_source: Literal["neighbors", "adversarial"] | None
     init: str | NDArray
     n_init: int
     plan: Plan
@@ -92,17 +92,19 @@ def resolve(
         auto_value(estimator, name, model)
         for name in ("n_neighbors", "init", "n_init", "batch_size", "features")
     )
-    in_pairs = objective.needs_views and not model.makes_views
+    view_source = None if model.makes_views else objective.view_source
     if not isinstance(init, str):
         init, n_init = labels_of_init(init, data, n_usual), 1
     if estimator.n_neighbors == "auto":
+        if view_source is not None and data.X.ndim == 2:
+            n_neighbors = estimator.auto["n_neighbors"][False]
         few = _SAMPLES_PER_FINE if n_clusters == "auto" else 4 * n_clusters
         n_neighbors = min(n_neighbors, n_samples // few)
     elif n_neighbors >= n_samples:
         raise ValueError(
             f"n_neighbors={n_neighbors} must be smaller than n_samples={n_samples}."
         )
-    if in_pairs and (n_neighbors == 0 or data.X.ndim != 2):
+    if view_source is not None and (n_neighbors == 0 or data.X.ndim != 2):
         neighbors = f"n_neighbors > 0 (it is {n_neighbors}), or "
         raise ValueError(
             f"objective={objective!r} compares views of a sample: it needs "
@@ -110,7 +112,7 @@ def resolve(
             "DeepSoftmax(augment=...)."
         )
     from_kmeans = isinstance(init, str) and init == "k-means"
-    if not (objective.uses_neighbors or in_pairs or from_kmeans):
+    if not (objective.uses_neighbors or view_source or from_kmeans):
         n_neighbors = 0  # nobody asks for them
     if n_neighbors == 0 and estimator.n_init == "auto" and not model.learns_features:
         n_init = _N_INIT_WITHOUT_NEIGHBORS
@@ -151,10 +153,10 @@ def resolve(
         and n_samples >= _SAMPLES_TO_DOUBT
         and bounds[0] == bounds[1] > 1
         and shares != "learn"
-        and not in_pairs
+        and view_source is None
         and estimator.contamination is None,
         features,
-        in_pairs,
+        view_source,
         init,
         n_init,
         epochs(batch_size, estimator.max_iter, estimator.tol),

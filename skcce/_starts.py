@@ -37,6 +37,7 @@ from skcce._training import (
 )
 from skcce._tree import ClusterTree, collisions, grow
 from skcce._trust import separation_ratio
+from skcce._views import mean_distance
 
 # With several starts, each is trained for this many epochs, or fewer if they make this
 # many steps, before the best one goes on: by then its loss says about as much about its
@@ -98,9 +99,11 @@ def embed(
             return data, None, None, rows
         if features is not None:
             rows = features.fit_neighbors(neighbors)
-    data = replace(data, graph=neighbors.walk, in_pairs=settings.in_pairs)
+    data = replace(data, graph=neighbors.walk, view_source=settings.view_source)
     if features is not None:
         data = replace(data, X=rows)
+    if settings.view_source == "adversarial":
+        data = replace(data, reach=mean_distance(data.X, neighbors.walk))
     rows = smooth(neighbors.walk, rows) if settings.uses_kmeans else None
     return data, neighbors, features, rows
 
@@ -363,7 +366,7 @@ def best_start(
             if state.error:
                 raise state.error
             loss = evaluate(candidate, data, objective, state, progress=0.0)[1]
-            if model.makes_views and objective.needs_views and state.n_iter:
+            if model.makes_views and objective.view_source and state.n_iter:
                 loss = state.loss_curve[-1]  # only training makes views
         except FloatingPointError as error:
             failure = advice(error, state.n_iter + bool(state.error))

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
-from skcce._neighbors import draw_neighbors
 from skcce._objective import Batch, Objective
 from skcce._progress import progress_bar, show_epoch
+from skcce._views import logits_of_views, read
 from skcce.losses import log_normalize
 
 # Stop after this many consecutive epochs with few label changes.
@@ -132,7 +132,8 @@ def train(
                 state.model_state = model.get_state()
                 state.loss_curve.append(loss)
                 state.share_curve.append(shares)
-                state.n_calm = state.n_calm + 1 if changed <= plan.tol else 0
+                is_calm = changed <= plan.tol and objective.may_stop
+                state.n_calm = state.n_calm + 1 if is_calm else 0
                 show_epoch(bar, verbose, state.n_iter, loss, changed, shares)
                 state.stopped = end_epoch(state)
                 if state.stopped:
@@ -157,7 +158,7 @@ def _train_epoch(
     n_samples = data.n_samples
     latest = np.empty_like(state.proba)  # logits
     n_batches = -(-n_samples // plan.batch_size)
-    objective.begin_epoch(state.proba, data.graph, plan.epoch_progress(state.n_iter))
+    objective.begin_epoch(data.epoch(state.proba, plan.epoch_progress(state.n_iter)))
     # A single batch has no order, and draws no numbers that depend on n_samples.
     order = np.arange(n_samples)
     if n_batches > 1:
@@ -170,14 +171,14 @@ def _train_epoch(
             batch = data.batch(rows)
 
             def evaluate_batch(logits, batch=batch):
-                # The model's views of the samples and, behind them, of their neighbors.
+                # The samples, the views that the model makes, and those that were read.
                 views = _finite(logits).reshape(-1, len(batch.rows), logits.shape[-1])
                 latest[batch.rows] = views[0]
                 value, gradient = _checked(objective, views, batch)
                 return value, gradient.reshape(logits.shape)
 
             value = model.train_step(
-                data.X[_rows_to_read(data, rows, state.random_state)],
+                read(model, data, objective, rows, state.random_state),
                 evaluate_batch,
                 progress=plan.step_progress(state.n_iter + i / n_batches),
             )
@@ -202,15 +203,6 @@ def _checked(
     return float(value), gradient
 
 
-def _rows_to_read(
-    data: TrainingData, rows: NDArray, random_state: np.random.RandomState
-) -> NDArray:
-    """Return the rows of a batch and, if they are paired, a neighbor of each."""
-    if not data.in_pairs:
-        return rows
-    return np.concatenate([rows, draw_neighbors(data.graph, rows, random_state)])
-
-
 def evaluate(
     model: SoftmaxModel,
     data: TrainingData,
@@ -225,14 +217,14 @@ def evaluate(
     """
     logits = finite_logits(model, data.X)
     state.proba = log_normalize(logits)[1]
-    objective.begin_epoch(state.proba, data.graph, progress)
+    objective.begin_epoch(data.epoch(state.proba, progress))
     rows = np.arange(data.n_samples)
-    # Always the same neighbors, so that values can be compared.
-    views = logits[np.newaxis]
-    if data.in_pairs:
-        both = _rows_to_read(data, rows, np.random.RandomState(0))
-        views = logits[both].reshape(2, *logits.shape)
-    return logits, _checked(objective, views, data.batch(rows))[0]
+    # Always the same views, so that values can be compared.
+    views = [
+        logits,
+        *logits_of_views(model, data, objective, logits, np.random.RandomState(0)),
+    ]
+    return logits, _checked(objective, np.stack(views), data.batch(rows))[0]
 
 
 def finite_logits(model: SoftmaxModel, X: Any) -> NDArray:

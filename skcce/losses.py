@@ -27,6 +27,7 @@ __all__ = [
     "log_normalize",
     "shannon_cross_entropy",
     "shannon_cross_entropy_with_logits",
+    "shannon_loss_and_gradient",
     "through_softmax",
 ]
 
@@ -197,9 +198,7 @@ def shannon_cross_entropy_with_logits(
     """
     logits, pseudo_labels = _check_pair(logits, pseudo_labels, "logits")
     logits = logits - logits.max(axis=1, keepdims=True)
-    log_total, proba = log_normalize(logits)
-    loss = log_total - np.einsum("ik,ik->i", pseudo_labels, logits)
-    return loss, proba - pseudo_labels
+    return shannon_loss_and_gradient(logits, pseudo_labels)
 
 
 def collision_loss_and_gradient(
@@ -237,6 +236,34 @@ def collision_loss_and_gradient(
         joint = logits + np.log(pseudo_labels)
     log_collision, posterior = log_normalize(joint)
     return log_total - log_collision, proba - posterior
+
+
+def shannon_loss_and_gradient(
+    logits: NDArray,
+    pseudo_labels: NDArray,
+    normalized: tuple[NDArray, NDArray] | None = None,
+) -> tuple[NDArray, NDArray]:
+    """Compute :func:`shannon_cross_entropy_with_logits` without any checks.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (..., n_samples, n_clusters)
+        Logits of the predictions, maybe of several views.
+    pseudo_labels : ndarray of shape (n_samples, n_clusters)
+        Soft labels, the same for all views.
+    normalized : tuple or None, default=None
+        Result of :func:`log_normalize` for these logits, if it is known.
+
+    Returns
+    -------
+    loss : ndarray of shape (..., n_samples)
+        Loss of each sample in nats.
+    gradient : ndarray of shape (..., n_samples, n_clusters)
+        Gradient of each loss with respect to its logits.
+    """
+    log_total, proba = log_normalize(logits) if normalized is None else normalized
+    loss = log_total - np.einsum("...ik,ik->...i", logits, pseudo_labels)
+    return loss, proba - pseudo_labels
 
 
 def through_softmax(proba: NDArray, slope: NDArray, weights: NDArray) -> NDArray:

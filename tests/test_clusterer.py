@@ -232,7 +232,7 @@ def settings_of(**settings):
         "n_neighbors": 0,
         "doubts_neighbors": False,
         "features": None,
-        "in_pairs": False,
+        "view_source": None,
         "init": "k-means",
         "n_init": 20,
         "plan": None,

@@ -16,6 +16,7 @@ from skcce.deep import DeepSoftmax
 from skcce.methods import (
     Batch,
     Collision,
+    Epoch,
     InvariantInformation,
     MutualInformation,
     Objective,
@@ -35,7 +36,7 @@ OBJECTIVES = [
 def begun(objective, n=7, graph=None, progress=0.0):
     objective = clone(objective)
     objective.check(3)
-    objective.begin_epoch(np.full((n, 3), 1 / 3), graph, progress)
+    objective.begin_epoch(Epoch(np.full((n, 3), 1 / 3), graph, progress))
     return objective
 
 
@@ -167,7 +168,7 @@ def test_labels_come_from_predictions_averaged_over_neighbors(rng):
     graph = random_walk(nearest, None, np.float64)[0]
     proba, logits = rng.dirichlet(np.ones(3), size=7), rng.normal(size=(1, 4, 3))
     objective = Collision()
-    objective.begin_epoch(proba, graph, 0.0)
+    objective.begin_epoch(Epoch(proba, graph))
     rows = np.array([5, 1, 0, 6])
     labels = solve_batch(
         smooth(graph, proba)[rows], 1.0, np.full(3, 1 / 3), forward=False, n_iter=10

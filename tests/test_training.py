@@ -12,13 +12,13 @@ from skcce.methods import Collision, InvariantInformation, Objective
 class Recorder(Objective):
     """Asks for nothing, and remembers what it was told."""
 
-    needs_views = True
+    view_source = "neighbors"
 
     def __init__(self):
         self.progress, self.batches = [], []
 
-    def begin_epoch(self, proba, graph, progress):
-        self.progress.append(progress)
+    def begin_epoch(self, epoch):
+        self.progress.append(epoch.progress)
 
     def __call__(self, logits, batch):
         self.batches.append((logits.copy(), batch))
@@ -86,7 +86,7 @@ def test_a_batch_holds_pairs_of_neighbors(rng):
     X = rng.normal(size=(12, 2))
     next_one = np.roll(np.arange(12), -1)
     graph = csr_array((np.ones(12), next_one, np.arange(13)), shape=(12, 12))
-    data = TrainingData(X, graph=graph, in_pairs=True)
+    data = TrainingData(X, graph=graph, view_source="neighbors")
     model, state = started(X)
     objective = Recorder()
     train(model, data, objective, epochs(5, 1, 0.0), state)
@@ -113,7 +113,7 @@ def test_a_batch_brings_weights_and_targets(rng):
 def test_evaluation_changes_nothing(blobs, objective):
     X, _ = blobs
     graph = csr_array(np.eye(len(X))[::-1])
-    data = TrainingData(X, graph=graph, in_pairs=objective.needs_views)
+    data = TrainingData(X, graph=graph, view_source=objective.view_source)
     model, state = started(X)
     logits, value = evaluate(model, data, objective, state, 1.0)
     again, same = evaluate(model, data, objective, state, 1.0)

@@ -2,7 +2,7 @@ r"""Pretext training for Table 4: SimCLR on a ResNet-18 for small images.
 
     python examples/paper/simclr.py --data FOLDER --dataset cifar10 --device cuda \
         --output simclr-cifar10.pt
-    python examples/paper/table4.py --data FOLDER --dataset cifar10 --device cuda \
+    python examples/paper/reproduce.py table4 --data FOLDER --dataset cifar10 \
         --pretext simclr-cifar10.pt
 
 Two augmented views of an image shall be more alike than those of two images (Chen et
@@ -67,6 +67,7 @@ def main(arguments=None):
     add("--batch-size", type=int, default=512)
     add("--lr", type=float, default=0.4)
     add("--temperature", type=float, default=0.1)
+    add("--download", action="store_true", help="fetch data that are not there")
     add("--subset", type=int, help="train on this many images")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--output", type=Path, default=Path("simclr.pt"))
@@ -76,7 +77,9 @@ def main(arguments=None):
 
     device = torch.device(args.device)
     torch.manual_seed(0)
-    images, _ = load(args.data, args.dataset, subset=args.subset)
+    images, _ = load(
+        args.data, args.dataset, subset=args.subset, download=args.download
+    )
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     mean, std = (
         torch.tensor(values, device=device)[:, None, None]

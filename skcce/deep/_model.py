@@ -285,6 +285,15 @@ class DeepSoftmax(SoftmaxModel):
         logits = self._apply(self._forward, X)
         return logits.astype(X.dtype, copy=False) if X.ndim == 2 else logits
 
+    def input_gradient(self, X: NDArray, gradient: NDArray) -> NDArray:
+        self._module.eval()
+        with torch.enable_grad(), self._autocast(), torch_threads(self.n_threads):
+            batch = self._scale(X, self._device).requires_grad_()
+            logits = self._forward(self._lay_out(batch)).float()
+            toward = torch.from_numpy(gradient).to(logits)
+            (of_rows,) = torch.autograd.grad(logits, batch, toward)
+        return of_rows.cpu().numpy().astype(X.dtype, copy=False)
+
     def get_state(self) -> dict[str, Any]:
         return {
             "network": _to_plain(self.network_.state_dict()),

@@ -8,13 +8,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skcce._base import SoftmaxClusterer
 from skcce._model import SoftmaxModel
 from skcce._neighbors import smooth
-from skcce._objective import Batch, Objective, view_weights
+from skcce._objective import Batch, Epoch, Objective, view_weights
 from skcce._pseudo_labels import MAX_LAM, check_prior, fairness, solve_batch
 from skcce._settings import auto_value
 from skcce._spectral import SpectralFeatures
@@ -84,14 +83,14 @@ class Collision(Objective):
         super().check(n_clusters)
         _first_and_last(self.lam)
 
-    def begin_epoch(
-        self, proba: NDArray, graph: csr_array | None, progress: float
-    ) -> None:
+    def begin_epoch(self, epoch: Epoch) -> None:
         """Average the predictions that the labels of this epoch are solved for."""
         first, last = _first_and_last(self.lam)
-        self._lam = first * (last / first) ** progress
-        self._prior = check_prior(self.prior, proba.shape[1])
-        self._averaged = None if graph is None else smooth(graph, proba)
+        self._lam = first * (last / first) ** epoch.progress
+        self._prior = check_prior(self.prior, epoch.proba.shape[1])
+        self._averaged = None
+        if epoch.graph is not None:
+            self._averaged = smooth(epoch.graph, epoch.proba)
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
         """Solve for the labels, and return the value and its gradient."""

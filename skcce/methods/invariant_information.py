@@ -9,8 +9,9 @@ from sklearn.utils._param_validation import Interval
 
 from skcce._objective import Batch, Objective, view_weights
 from skcce.losses import log_normalize, through_softmax
+from skcce.methods._clusterer import ObjectiveClusterer
 
-__all__ = ["InvariantInformation"]
+__all__ = ["IICClusterer", "InvariantInformation"]
 
 
 class InvariantInformation(Objective):
@@ -40,7 +41,7 @@ class InvariantInformation(Objective):
        Image Classification and Segmentation". ICCV 2019.
     """
 
-    needs_views = True
+    view_source = "neighbors"
     _parameter_constraints: ClassVar[dict] = {
         "gamma": [Interval(Real, 0, None, closed="neither")],
     }
@@ -68,3 +69,51 @@ class InvariantInformation(Objective):
         slopes[-len(views) :] += own @ slope / len(views)
         value = total * np.vdot(joint, slope)
         return float(value), through_softmax(proba, slopes, weights)
+
+
+class IICClusterer(ObjectiveClusterer, objective=InvariantInformation):
+    r"""Invariant information clustering (IIC).
+
+    Maximizes over the weights of a softmax model the mutual information of the clusters
+    of a sample and of its view [1]_,
+
+    .. math:: I(P) = \sum_{kl} P_{kl} \ln \frac{P_{kl}}{(P_k P_l)^\gamma},
+              \qquad P = \frac{1}{2M} \sum_i \bigl( \sigma_i \tilde\sigma_i^\top
+              + \tilde\sigma_i \sigma_i^\top \bigr),
+
+    for :math:`\gamma = 1`, in expectation over batches. The views are augmented copies,
+    if the model makes some, or else neighbors. It is at most :math:`\ln K`, where each
+    sample and its view are in the same of K equal clusters with certainty.
+
+    Parameters
+    ----------
+    n_clusters : int, "auto" or pair of int, default=8
+        Number of clusters, as that of :class:`skcce.CollisionClusterer`.
+    gamma : float, default=1.0
+        Values above 1 ask for more equal clusters.
+    model, features, n_neighbors, init, n_init, max_iter, batch_size, tol, \
+contamination, checkpoint, random_state, verbose
+        As those of :class:`skcce.CollisionClusterer`.
+
+    Attributes
+    ----------
+    labels_, probabilities_, model_, ...
+        As those of :class:`skcce.CollisionClusterer`; `loss_` is minus the information.
+
+    See Also
+    --------
+    skcce.methods.InvariantInformation : The objective.
+
+    References
+    ----------
+    .. [1] Ji, Henriques, Vedaldi. "Invariant Information Clustering for Unsupervised
+       Image Classification and Segmentation". ICCV 2019.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skcce.methods import IICClusterer
+    >>> X = load_iris().data
+    >>> IICClusterer(3, random_state=0).fit(X).predict_proba(X[:2]).shape
+    (2, 3)
+    """

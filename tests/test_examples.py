@@ -552,6 +552,13 @@ def test_on_gpu_without_a_gpu(image_folder, monkeypatch, capsys):
             on_gpu.main(folder)
     with pytest.raises(SystemExit):
         on_gpu.main([*folder, "--device", "cpu"])
+    all_steps = on_gpu.list_steps
+    some = {"deep_speed", "table3_mnist", "simclr_cifar10", "table4_cifar10"}
+    monkeypatch.setattr(
+        on_gpu,
+        "list_steps",
+        lambda *arguments: [s for s in all_steps(*arguments) if s.name in some],
+    )
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     code = on_gpu.main([*folder, "--device", "cpu", "--tiny"])
     printed = capsys.readouterr().out

@@ -6,6 +6,7 @@ They need no other file of this folder: examples/paper/on_gpu.py runs them alone
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -150,12 +151,34 @@ def test_given_labels_are_where_training_starts(device):
     assert_array_equal(clusterer.labels_, labels)
 
 
-def test_rows_of_a_table(device):
+@pytest.mark.parametrize("method", sorted(METHODS, key=str), ids=lambda m: m.__name__)
+def test_every_method_trains_on_rows_of_a_table(device, method):
     rows = bars().reshape(45, -1) / np.float32(255)
     network = nn.Sequential(nn.LazyLinear(16), nn.ReLU())
-    options = {"model__augment": None, "n_neighbors": 5}
-    clusterer = make(device, network, **options).fit(rows)
+    clusterer = make(device, network, method, model__augment=None).fit(rows)
     assert clusterer.decision_function(rows).dtype == np.float32
+
+
+class Watched(nn.Sequential):
+    """Notes in `seen` whether cuDNN is deterministic wherever gradients are wanted."""
+
+    seen: ClassVar[list] = []
+
+    def forward(self, rows):
+        if torch.is_grad_enabled():
+            self.seen.append(torch.backends.cudnn.deterministic)
+        return super().forward(rows)
+
+
+@pytest.mark.parametrize("method", [CollisionClusterer, skcce.methods.IMSATClusterer])
+def test_gradients_are_held_to_deterministic_kernels(device, method):
+    rows = bars().reshape(45, -1) / np.float32(255)
+    network, before = Watched(nn.Linear(784, 8)), torch.backends.cudnn.deterministic
+    Watched.seen.clear()
+    make(device, network, method, model__augment=None).fit(rows)
+    assert Watched.seen
+    assert all(Watched.seen)
+    assert torch.backends.cudnn.deterministic == before
 
 
 @pytest.mark.parametrize("device", [GPU])

@@ -29,13 +29,19 @@ from scipy.special import logsumexp, softmax
 
 # Prices are found for high temperatures first, which fall by this factor, and begin
 # where the best cluster of a sample leads by this many temperatures on average.
-_COOLING, _SOFT = 4.0, 8.0
-# How exact prices have to be at all temperatures but the last, and in how many steps.
-_ROUGH = (0.01, 10)
+_COOLING, _SOFT = 4.0, 20.0
+# At all temperatures but the last, this part of an equal share may be wrong; and the
+# most steps.
+_ROUGH, _ROUGH_ITER = 0.02, 30
 # A step has to raise the dual by this part of what its slope promises.
 _PROMISED = 1e-4
-# The shift of prices, in temperatures, over which the curvature is taken to hold.
-_REACH = 4.0
+# The shift of prices, in temperatures, over which the curvature is taken to hold at
+# first; it grows by a factor where it does, and shrinks by it where it does not.
+_REACH, _TRUST = 4.0, 4.0
+_ROUNDING = 1e-15  # of the shares
+# Sinkhorn's steps, each a tenth of the work of Newton's or less, go on while they lower
+# the error by this factor.
+_SLOWEST = 0.8
 # Logarithms are cut here, so that nothing overflows.
 _HIGHEST = 300.0
 
@@ -95,7 +101,7 @@ def transport_labels(
     prices = np.zeros(len(problem.prior))
     for level in range(n_levels, 0, -1):
         warm = problem._replace(epsilon=epsilon * _COOLING**level)
-        prices, _ = _ascend(prices, warm, *_ROUGH)
+        prices, _ = _ascend(prices, warm, _ROUGH / len(prices), _ROUGH_ITER)
     labels = np.zeros((len(scores), len(wanted)))
     _, labels[:, wanted] = _ascend(prices, problem, tol, max_iter)
     return labels
@@ -111,6 +117,7 @@ def _ascend(
     _, labels = _evaluate(prices, problem)
     prices = _sinkhorn(prices, labels, problem, tol)
     dual, labels = _evaluate(prices, problem)
+    reach = _REACH
     for _ in range(max_iter):
         usage, wish = problem.weight @ labels, _wished_shares(prices, problem)
         slope = wish - usage
@@ -118,15 +125,19 @@ def _ascend(
         if error <= tol:
             break
         curvature = np.diag(usage) - labels.T @ (problem.weight[:, None] * labels)
+        curvature += 1  # a constant in all prices changes nothing: neither does this
         curvature /= problem.epsilon
         curvature += (np.diag(wish) - np.outer(wish, wish)) / problem.lam
-        # Labels follow the prices linearly for a few temperatures, not further.
-        curvature.flat[:: len(usage) + 1] += error / (_REACH * problem.epsilon)
+        # Labels follow the prices linearly for a few temperatures, and not at all where
+        # they are certain.
+        damping = error / reach + _ROUNDING
+        curvature.flat[:: len(usage) + 1] += damping / problem.epsilon
         step = np.linalg.solve(curvature, slope)
         trial = _evaluate(prices + step, problem)
         if trial[0] >= dual + _PROMISED * (slope @ step):
-            prices = prices + step
+            prices, reach = prices + step, reach * _TRUST
         else:
+            reach /= _TRUST
             prices = _sinkhorn(prices, labels, problem, tol)
             trial = _evaluate(prices, problem)
         dual, labels = trial
@@ -158,7 +169,7 @@ def _wished_shares(prices: NDArray, problem: _Problem) -> NDArray:
 def _sinkhorn(
     prices: NDArray, labels: NDArray, problem: _Problem, tol: float
 ) -> NDArray:
-    """Return better prices, by Sinkhorn's steps for as long as each halves the error.
+    """Return better prices, by Sinkhorn's steps for as long as they are worth it.
 
     They need no exponentials and cannot fail; where labels are soft, a few are enough.
     `labels` (n_samples, n_clusters) are those at `prices`.
@@ -169,7 +180,7 @@ def _sinkhorn(
         scale = np.exp(shift)
         usage = scale * ((problem.weight / (labels @ scale)) @ labels)
         error = np.abs(_wished_shares(prices, problem) - usage).max()
-        if error <= tol or error > last / 2:
+        if error <= tol or error > _SLOWEST * last:
             return prices
         last = error
         log_usage = np.log(np.maximum(usage, np.exp(-_HIGHEST)))

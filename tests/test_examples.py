@@ -436,7 +436,7 @@ def call_on_gpu(on_gpu, monkeypatch, tmp_path):
             on_gpu.Step(
                 name,
                 ["-c", f"import sys, pathlib, time; {program}", tmp_path / name],
-                on_gpu.read_loss,
+                on_gpu.read_pretext,
                 after=(after or {}).get(name),
             )
             for name, program in programs.items()
@@ -532,6 +532,8 @@ def test_on_gpu_reads_what_steps_print(on_gpu, tmp_path):
     }
     assert on_gpu.read_tests("==== 3 passed in 61.20s (0:01:01) ====")["tests"]
     assert on_gpu.read_tests("ImportError") == {}
+    assert on_gpu.read_pretext("loss=2.1]\na.pt: 3 epochs\n")["epochs"] == 3
+    assert on_gpu.read_pretext("a.pt: 3 epochs\n") == {"epochs": 3}
     assert on_gpu.read_runs(tmp_path, "*", "") == {}
     (tmp_path / "a.json").write_text('{"ACC": 5.0, "version": "1"}')
     (tmp_path / "b.json").write_text('{"error": "no data"}')

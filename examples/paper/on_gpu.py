@@ -89,7 +89,7 @@ def list_steps(data, folder, device, tiny):
         Step(
             "simclr_cifar10",
             script("paper/simclr", *pretext, "--data", data, "--output", weights),
-            read_loss,
+            read_pretext,
         ),
         Step(
             "table4_cifar10",
@@ -145,10 +145,15 @@ def read_rates(text):
     } | dict(re.findall(r"^(grid search): (.+)$", text, re.M))
 
 
-def read_loss(text):
-    """Return the last loss of a progress bar."""
+def read_pretext(text):
+    """Return the number of epochs, and the last loss if there was one to see.
+
+    A training that had only its end left to do shows none.
+    """
+    epochs = re.findall(r": (\d+) epochs$", text, re.M)
     losses = re.findall(r"loss=([\d.]+|nan)", text)
-    return {"loss": float(losses[-1])} if losses else {}
+    found = {"epochs": int(epochs[-1])} if epochs else {}
+    return found | ({"loss": float(losses[-1])} if losses else {})
 
 
 def read_runs(folder, pattern, text):

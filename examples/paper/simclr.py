@@ -129,6 +129,7 @@ def main(arguments=None):
         write(args.output, network.state_dict())
         state = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
         write(checkpoint, state | {"settings": settings, "epochs": epoch + 1})
+    print(f"{args.output}: {args.epochs} epochs")
 
 
 if __name__ == "__main__":

@@ -144,15 +144,17 @@ def test_studies_run_on_a_file(tmp_path, digits, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("paper")
-def test_table_1_has_the_papers_layout(tmp_path, monkeypatch, capsys):
-    import table1
+def test_table_1_has_the_papers_layout(tmp_path, capsys):
+    import reproduce
 
     picture = tmp_path / "gap.png"
     small = ["--n", 60, "--clusters", 2, 5, "--bias", 1.5, "--max-seconds", 0.2]
-    run(table1, monkeypatch, *small, "--picture", picture)
+    files = ["--output", tmp_path / "runs", "--picture", picture]
+    reproduce.main(["table1", *small, *files, "--runs", 1])
     output = capsys.readouterr().out
     for row in ("PGD(eta1)", "PGD(eta3)", "PGD (best)", "EM", "exact"):
         assert f"\n{row} " in output
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 12
     assert picture.stat().st_size > 30_000
 
 
@@ -289,7 +291,7 @@ def image_folder(tmp_path, rng):
         y_test=classes[:12],
     )
     jpegs = []
-    for image in grey:
+    for image in [*grey, *grey[:12]]:
         file = io.BytesIO()
         Image.fromarray(image[:, :, None].repeat(3, 2)).resize((32, 32)).save(
             file, "JPEG"
@@ -299,38 +301,194 @@ def image_folder(tmp_path, rng):
         tmp_path / "cifar10_jpeg.npz",
         jpeg=np.frombuffer(b"".join(jpegs), np.uint8),
         offsets=np.cumsum([0, *map(len, jpegs)]),
-        labels=classes,
-        split=np.arange(24) // 12,
+        labels=np.append(classes, classes[:12]),
+        split=np.repeat([0, 1], [24, 12]),
     )
     return tmp_path
 
 
-@pytest.mark.usefixtures("paper")
-def test_table3_puts_the_paper_beside_ours(image_folder, monkeypatch, capsys):
-    import table3
+@pytest.fixture
+def reproduced(paper, image_folder, capsys):
+    """Return a function that runs a target on small images: what it prints, runs."""
+    import reproduce
 
-    output = image_folder / "table3.json"
-    small = ["--width", 0.05, "--epochs", 1, "--runs", 2, "--subset", 20]
-    data = ["--data", image_folder, "--dataset", "mnist", "--threads", 1]
-    table3.main([str(a) for a in [*data, *small, "--output", output]])
-    printed = capsys.readouterr().out
-    runs = json.loads(output.read_text())["runs"]
-    assert [run["seed"] for run in runs] == [0, 1]
-    assert all(0 <= run["ACC"] <= 100 and run["clusters"] <= 10 for run in runs)
-    mean = np.mean([run["ACC"] for run in runs])
-    assert "95.11 (4.3)" in printed
-    assert f"skcce       {mean:6.2f}" in printed
+    def run_target(target, *options):
+        folder = image_folder / "runs"
+        data = ["--data", image_folder, "--subset", 20, "--output", folder]
+        reproduce.main([target, *data, *options])
+        files = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+        return capsys.readouterr().out, files
+
+    return run_target
+
+
+NETWORK = ["--width", 0.05, "--epochs", 1, "--device", "cpu", "--threads", 1]
+
+
+def cells_of(printed, row, line):
+    """Return the cells of a line of the Markdown table of `printed`."""
+    lines = [text.split(" | ") for text in printed.splitlines() if text[:2] == "| "]
+    names = [cells[0].removeprefix("|").strip() for cells in lines]
+    cells = lines[names.index(row) + {"paper": 0, "ours": 1, "seconds": 2}[line]]
+    return [cell.strip(" |") for cell in cells[2:]]
+
+
+def test_table3_puts_the_paper_beside_ours(reproduced, monkeypatch):
+    import runs
+
+    sets = ["--dataset", "mnist", "cifar100-20", "--methods", "IIC", "Our"]
+    options = [*sets, *NETWORK, "--runs", 2, "--markdown"]
+    printed, files = reproduced("table3", *options)
+    assert len(files) == 4
+    for row in ("IIC", "Our"):
+        ours = [file for file in files if file["row"] == row]
+        assert sorted(file["seed"] for file in ours) == [0, 1]
+        assert all(0 <= f["ACC"] <= 100 and f["clusters"] <= 10 for f in ours)
+        accuracy = [file["ACC"] for file in ours]
+        text = f"{np.mean(accuracy):.2f} ({np.std(accuracy):.1f})"
+        assert cells_of(printed, row, "ours") == [text, "absent"]
+    assert cells_of(printed, "Our", "paper") == ["95.11 (4.3)", "15.14 (0.5)"]
+    assert "cifar100-20, IIC, Our (4 run(s)): there is no cifar100-20 in" in printed
+    assert "--download" in printed
+    # What has a file is not run again.
+    monkeypatch.setattr(runs, "fit", None)
+    again, _ = reproduced("table3", *options)
+    assert again.splitlines() == printed.splitlines()[4:]
+
+
+def test_failed_runs_are_told_and_run_again(reproduced, monkeypatch):
+    import methods
+
+    options = ["--features", "pixels", "--dataset", "mnist", "--runs", 1, "--markdown"]
+    with monkeypatch.context() as patch:
+        patch.setitem(methods.RIVALS, "MIGD", None)
+        printed, files = reproduced("table2", *options)
+    assert cells_of(printed, "MIGD", "ours") == ["failed"]
+    assert "mnist, MIGD (1 run(s)): 'NoneType'" in printed
+    assert ["error" in file for file in files].count(True) == 1
+    printed, files = reproduced("table2", *options)
+    assert not any("error" in file for file in files)
+    assert cells_of(printed, "KMeans", "paper") == ["47.62 (2.1)"]
+    for row in ("KMeans", "MIGD", "SeLa", "MIADM", "Our"):
+        (accuracy,) = [file["ACC"] for file in files if file["row"] == row]
+        assert cells_of(printed, row, "ours") == [f"{accuracy:.2f}"]
+    # Other settings have files of their own.
+    options += ["--methods", "Our", "--lam", 0.4]
+    assert len(reproduced("table2", *options)[1]) == len(files) + 1
+
+
+def test_features_may_come_from_files(reproduced, tmp_path, blobs):
+    X, y = blobs
+    (tmp_path / "features").mkdir()
+    np.savez(tmp_path / "features" / "stl10.npz", X=X, y=y)
+    options = ["--features", tmp_path / "features", "--methods", "(a)", "(b)"]
+    printed, files = reproduced("table6", *options, "--runs", 1, "--markdown")
+    places = {(file["row"], file["column"]) for file in files}
+    assert places == {("(a)", "stl10"), ("(b)", "stl10")}
+    assert cells_of(printed, "(a)", "ours")[1:] == ["absent"] * 3
+    assert cells_of(printed, "(b)", "paper")[0] == "92.33 (6.4)"
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("paper")
-def test_table4_goes_on_from_pretext_weights(image_folder, capsys):
-    import simclr
-    import table4
+def test_table5_trains_with_a_few_labels(reproduced):
+    import table5
 
-    data = ["--data", image_folder, "--dataset", "cifar10"]
-    weights = image_folder / "simclr.pt"
-    options = ["--epochs", 1, "--batch-size", 6, "--subset", 12, "--device", "cpu"]
+    small = [*NETWORK, "--ratios", 0.1, "--dataset", "cifar10", "--runs", 1]
+    small += ["--subset", 24]  # two images of each class
+    printed, files = reproduced("table5", *small, "--markdown")
+    assert {file["row"] for file in files} == set(table5.METHODS)
+    assert not any("error" in file for file in files)
+    assert cells_of(printed, "+ Our", "paper") == ["66.17"]
+
+
+@pytest.mark.usefixtures("paper")
+def test_labels_add_to_an_objective(rng):
+    import table5
+
+    from skcce.methods import Batch, Epoch, MutualInformation
+
+    y = np.arange(60) % 3
+    target = table5.known_labels(y, 0.2, seed=0)
+    known = ~np.isnan(target[:, 0])
+    assert known.sum() == 12
+    assert_array_equal(target[known].argmax(axis=1), y[known])
+    logits = rng.normal(size=(2, 20, 3))
+    batch = Batch(rows=np.arange(20, 40))
+    alone, both = table5.WithLabels(target), table5.WithLabels(target)
+    both.objective = MutualInformation()
+    both.begin_epoch(Epoch(np.full((60, 3), 1 / 3)))
+    value, gradient = both(logits, batch)
+    parts = [f(logits, batch) for f in (alone, both.objective)]
+    assert_allclose(value, sum(part[0] for part in parts))
+    assert_allclose(gradient, sum(part[1] for part in parts))
+    assert not parts[0][1][:, ~known[20:40]].any()
+    step = 1e-6 * rng.normal(size=logits.shape)
+    change = alone(logits + step, batch)[0] - alone(logits - step, batch)[0]
+    assert_allclose(change, 2 * np.vdot(step, parts[0][1]), rtol=1e-5)
+
+
+def test_figure2_draws_and_prints_accuracies(reproduced, tmp_path):
+    picture = tmp_path / "fig2.png"
+    small = [*NETWORK, "--dataset", "mnist", "--corrupted", 0, 0.5, "--runs", 2]
+    printed, files = reproduced("fig2", *small, "--picture", picture)
+    assert "mnist collision" in printed
+    assert "mnist Shannon" in printed
+    assert len(files) == 8
+    # Without corruption the two losses are the same.
+    clean = {
+        (file["column"], file["seed"]): file["ACC"]
+        for file in files
+        if file["row"] == "0"
+    }
+    for seed in (0, 1):
+        assert clean["mnist collision", seed] == clean["mnist Shannon", seed]
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("paper")
+def test_figure1_is_drawn(tmp_path):
+    import reproduce
+
+    reproduce.main(["fig1", "--picture", tmp_path / "fig1.png"])
+    assert (tmp_path / "fig1.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit):
+        reproduce.main(["table9"])
+
+
+@pytest.mark.usefixtures("paper")
+def test_tuning_prints_the_best_of_each_grid(tmp_path, monkeypatch, capsys):
+    import reproduce
+    import tune
+
+    grids = {
+        "linear": {"MIADM": [{"lam": 1.0}, {"lam": 2.0}]},
+        "deep": {"IMSAT": [{"lam": 0.1, "mu": 4.0}]},
+    }
+    monkeypatch.setattr(tune, "GRIDS", grids)
+    small = ["--runs", 2, "--linear-epochs", 2, "--width", 0.05, "--epochs", 1]
+    reproduce.main(["tune", *small, "--output", tmp_path])
+    lines = capsys.readouterr().out.splitlines()
+    means = {
+        lam: np.mean(
+            [
+                json.loads(path.read_text())["ACC"]
+                for path in tmp_path.glob(f"linear_MIADM-lam={lam}-*.json")
+            ]
+        )
+        for lam in (1, 2)
+    }
+    best = max(means, key=means.get)
+    assert f"linear MIADM: {{'lam': {best:.1f}}}" in lines
+    assert "deep IMSAT: {'lam': 0.1, 'mu': 4.0}" in lines
+
+
+@pytest.mark.slow
+def test_table4_goes_on_from_pretext_weights(reproduced, image_folder):
+    import simclr
+
+    weights = image_folder / "simclr-cifar10.pt"
+    options = ["--epochs", 1, "--batch-size", 6, "--device", "cpu"]
+    data = ["--data", image_folder, "--dataset", "cifar10", "--subset", 12]
     simclr.main([str(a) for a in [*data, *options, "--output", weights]])
     state = torch.load(weights, weights_only=True)
     # As SCAN names them, with a projection head beside.
@@ -339,10 +497,13 @@ def test_table4_goes_on_from_pretext_weights(image_folder, capsys):
         for name, value in state.items()
     }
     torch.save({**scan, "contrastive_head.0.weight": torch.zeros(2)}, weights)
-    options += ["--runs", 1, "--output", image_folder / "table4.json"]
-    table4.main([str(a) for a in [*data, *options, "--pretext", weights]])
-    assert "83.27 (0.2)" in capsys.readouterr().out
-    assert json.loads((image_folder / "table4.json").read_text())["runs"]
+    options += ["--pretext", image_folder / "simclr-{}.pt", "--runs", 1]
+    options += ["--dataset", "cifar10", "stl10", "--methods", "SCAN", "Our"]
+    printed, files = reproduced("table4", *options, "--markdown")
+    assert cells_of(printed, "Our", "paper")[0] == "83.27 (0.2)"
+    assert cells_of(printed, "SCAN", "ours")[3:] == ["absent"] * 3
+    assert len(files) == 2
+    assert not any("error" in file for file in files)
 
 
 @pytest.mark.slow

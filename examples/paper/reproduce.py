@@ -13,9 +13,9 @@ fig1    the two cross-entropies of a prediction
 fig2    training with corrupted labels
 tune    choose the hyper-parameters that the paper does not give
 
-Every run leaves a JSON file in the folder --output; the same command goes on where it
-was interrupted, and runs again what failed. A cell of which there are no data, or no
-weights, says so, and the rest goes on.
+Every run leaves a JSON file in the folder --output: the same command goes on where it
+was interrupted, and runs again what failed. After a change of the code, delete the
+files. A cell of which there are no data, or no weights, says so, and the rest goes on.
 """
 
 import argparse

@@ -4,6 +4,7 @@ import json
 import time
 import traceback
 import warnings
+import zlib
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,16 @@ SCORES = {
 # Arguments that do not change what a run gives.
 MAY_CHANGE = {
     *("data", "dataset", "methods", "runs", "output", "download"),
-    *("scores", "markdown", "picture", "device", "threads", "clusters", "corrupted"),
+    *(
+        "scores",
+        "markdown",
+        "picture",
+        "device",
+        "threads",
+        "clusters",
+        "corrupted",
+        "ratios",
+    ),
 }
 
 
@@ -36,9 +46,9 @@ class Cell(NamedTuple):
     seed: int
 
 
-def add_arguments(add, target):
+def add_arguments(add, target, n_runs=6):
     """Add the arguments of all targets that run something."""
-    add("--runs", type=int, default=6, help="seeds 0, 1, ...")
+    add("--runs", type=int, default=n_runs, help="seeds 0, 1, ...")
     add("--output", type=Path, default=Path("results", target), help="folder of runs")
     add("--markdown", action="store_true", help="print the table as Markdown")
 
@@ -53,9 +63,9 @@ def add_data_arguments(add, methods, datasets, scores=("ACC",)):
     add("--scores", nargs="+", default=list(scores), help="of those in a run's file")
 
 
-def add_network_arguments(add):
+def add_network_arguments(add, epochs=50):
     """Add the arguments of targets that train a network."""
-    add("--epochs", type=int, default=50)
+    add("--epochs", type=int, default=epochs)
     add("--device", default="auto")
     add("--threads", type=int, help="of torch on the CPU")
 
@@ -92,7 +102,7 @@ def reproduce(
     dict
         What the file of each cell holds; it has an "error" if the run failed.
     """
-    results = run_all(args, rows, columns, load, run)
+    results = run_all(args, product(rows, columns), load, run)
     heads = [*product(columns, scores)]
     if by_score:
         heads.sort(key=lambda head: scores.index(head[1]))
@@ -103,19 +113,27 @@ def reproduce(
     return results
 
 
-def run_all(args, rows, columns, load, run):
-    """Return {cell: what its file holds}, and write the files that are missing."""
+def run_all(args, places, load, run):
+    """Return {cell: what its file holds}, and write the files that are missing.
+
+    places : pairs of row and column
+    """
     settings = {
         name: str(value)
         for name, value in sorted(vars(args).items())
         if name not in MAY_CHANGE
     }
     args.output.mkdir(parents=True, exist_ok=True)
+    columns = {}
+    for row, column in places:
+        columns.setdefault(column, []).append(row)
     cells = [
         Cell(row, column, seed)
-        for column, seed, row in product(columns, range(args.runs), rows)
+        for column, rows in columns.items()
+        for seed, row in product(range(args.runs), rows)
     ]
-    results = {cell: read(args.output, cell, settings) for cell in cells}
+    paths = {cell: path_of(args.output, cell, settings) for cell in cells}
+    results = {cell: read(path) for cell, path in paths.items()}
     todo = [cell for cell in cells if results[cell] is None]
     with tqdm(total=len(cells), initial=len(cells) - len(todo)) as bar:
         for column in columns:
@@ -125,21 +143,16 @@ def run_all(args, rows, columns, load, run):
                 bar.set_description(f"{column}, {cell.row}, run {cell.seed}")
                 results[cell] = data
                 if not failed(data):
-                    results[cell] = carry_out(args, data, cell, run, settings)
-                    bar.write(describe(cell, results[cell]))
+                    checkpoint = paths[cell].with_suffix(".npz")
+                    result = attempt(run, args, data, cell, checkpoint)
+                    results[cell] = result
+                    bar.write(describe(cell, result))
+                    head = {"version": skcce.__version__, "settings": settings}
+                    write(paths[cell], cell._asdict() | head | result)
+                    if not failed(result):
+                        checkpoint.unlink(missing_ok=True)
                 bar.update()
     return results
-
-
-def carry_out(args, data, cell, run, settings):
-    """Do one run, and write and return what it gave, or what went wrong."""
-    checkpoint = path_of(args.output, cell, "npz")
-    result = attempt(run, args, data, cell, checkpoint)
-    head = cell._asdict() | {"version": skcce.__version__, "settings": settings}
-    write(path_of(args.output, cell, "json"), head | result)
-    if not failed(result):
-        checkpoint.unlink(missing_ok=True)
-    return head | result
 
 
 def attempt(function, *arguments):
@@ -159,10 +172,11 @@ def failed(result):
     return isinstance(result, dict) and "error" in result
 
 
-def path_of(folder, cell, suffix):
-    """Return the path of a file of a run."""
-    name = f"{cell.column}-{cell.row}-{cell.seed}".replace(" ", "_")
-    return folder / f"{name}.{suffix}"
+def path_of(folder, cell, settings):
+    """Return the path of the file of a run; with other settings it is another one."""
+    key = zlib.crc32(json.dumps(settings).encode())
+    name = f"{cell.column}-{cell.row}-{cell.seed}-{key:08x}.json"
+    return folder / name.replace(" ", "_")
 
 
 def write(path, result):
@@ -172,20 +186,10 @@ def write(path, result):
     part.replace(path)
 
 
-def read(folder, cell, settings):
-    """Return what the file of a run holds; None without one, or if it failed."""
-    path = path_of(folder, cell, "json")
+def read(path):
+    """Return what the file of a run holds; None without one, or if the run failed."""
     result = json.loads(path.read_text()) if path.exists() else {"error": "not run"}
-    if failed(result):
-        return None
-    for name, value in settings.items():
-        held = result["settings"].get(name)
-        if held != value:
-            raise SystemExit(
-                f"{path} is of a run with {name}={held}, not {value}. Choose another "
-                "--output, or delete the file."
-            )
-    return result
+    return None if failed(result) else result
 
 
 def describe(cell, result):
@@ -193,11 +197,9 @@ def describe(cell, result):
     text = f"{cell.column}, {cell.row}, run {cell.seed}: "
     if failed(result):
         return text + result["error"]
-    left_out = {*Cell._fields, "version", "settings"}
     return text + ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in result.items()
-        if name not in left_out
     )
 
 
@@ -219,9 +221,13 @@ def layout(results, rows, heads, paper, form):
             times = [run["seconds"] for run in runs if "seconds" in run]
             is_first = score == next(iter(scores))
             seconds.append(f"{np.mean(times):.3g}" if times and is_first else "")
-        lines += [[row, "paper", *theirs], ["", "ours", *ours]]
+        block = [["ours", *ours]]
+        if paper:
+            block = [["paper", *theirs], *block]
         if "seconds" not in scores:
-            lines += [["", "seconds", *seconds]]
+            block += [["seconds", *seconds]]
+        lines += [["", *line] for line in block]
+        lines[-len(block)][0] = row
     return lines
 
 

@@ -3,7 +3,7 @@ r"""Pretext training for Table 4: SimCLR on a ResNet-18 for small images.
     python examples/paper/simclr.py --data FOLDER --dataset cifar10 --device cuda \
         --output simclr-cifar10.pt
     python examples/paper/reproduce.py table4 --data FOLDER --dataset cifar10 \
-        --pretext simclr-cifar10.pt
+        --pretext simclr-{}.pt
 
 Two augmented views of an image shall be more alike than those of two images (Chen et
 al., 2020, eq. 1). The paper starts from the pretext weights that SCAN published, made

@@ -52,10 +52,9 @@ def make_model(args, dataset, image_shape, **settings):
     channels = 1 if len(image_shape) == 2 else image_shape[2]
     return DeepSoftmax(
         vgg4(channels, image_shape[0], width=args.width),
-        augment="digits" if dataset == "mnist" else "natural",
         device=args.device,
         n_threads=args.threads,
-        **settings,
+        **{"augment": "digits" if dataset == "mnist" else "natural"} | settings,
     )
 
 

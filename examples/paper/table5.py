@@ -1,7 +1,7 @@
-"""Table 5 of the paper: a few labels, and all images.
+r"""Table 5 of the paper: a few labels, and all images.
 
     python examples/paper/reproduce.py table5 --data FOLDER
-    python examples/paper/reproduce.py table5 --data FOLDER --network resnet18 \\
+    python examples/paper/reproduce.py table5 --data FOLDER --network resnet18 \
         --pretext simclr-{}.pt
 
 The loss is that of a method, and twice Shannon's cross-entropy of the labeled images of
@@ -24,7 +24,7 @@ from methods import LAM, make_estimator, own_parameters
 from published import TABLE5
 from sklearn.model_selection import train_test_split
 
-from skcce.losses import log_normalize
+from skcce.losses import shannon_loss_and_gradient
 from skcce.methods import Objective, SoftmaxClusterer
 
 METHODS = ("Only seeds", "+ IMSAT", "+ IIC", "+ SeLa", "+ MIADM", "+ Our")
@@ -51,33 +51,36 @@ class WithLabels(Objective):
         self.weight = weight
 
     @property
-    def needs_views(self):
-        return self.objective is not None and self.objective.needs_views
+    def view_source(self):
+        """Where second views come from."""
+        return self.objective and self.objective.view_source
 
     @property
     def uses_neighbors(self):
+        """Whether the other objective does."""
         return self.objective is not None and self.objective.uses_neighbors
 
     def check(self, n_clusters):
+        """Raise ValueError if a parameter is wrong."""
         if self.objective is not None:
             self.objective.check(n_clusters)
 
-    def begin_epoch(self, proba, graph, progress):
+    def begin_epoch(self, epoch):
+        """Prepare for a pass over the data."""
         if self.objective is not None:
-            self.objective.begin_epoch(proba, graph, progress)
+            self.objective.begin_epoch(epoch)
 
     def __call__(self, logits, batch):
+        """Return the value and its gradient."""
         target = self.target[batch.rows].astype(logits.dtype)
         value, gradient = 0.0, np.zeros_like(logits)
         if self.objective is not None:
             value, gradient = self.objective(logits, batch._replace(target=target))
         known = ~np.isnan(target[:, 0])
         if known.any():
-            logits, target = logits[:, known], target[known]
-            log_total, proba = log_normalize(logits)
-            loss = log_total - np.einsum("vik,ik->vi", logits, target)
+            loss, of_known = shannon_loss_and_gradient(logits[:, known], target[known])
             value += self.weight * float(loss.mean())
-            gradient[:, known] += self.weight / loss.size * (proba - target)
+            gradient[:, known] += self.weight / loss.size * of_known
         return value, gradient
 
 

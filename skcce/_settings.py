@@ -100,12 +100,16 @@ def resolve(
             n_neighbors = estimator.auto["n_neighbors"][False]
         few = _SAMPLES_PER_FINE if n_clusters == "auto" else 4 * n_clusters
         n_neighbors = min(n_neighbors, n_samples // few)
+        if view_source is not None:
+            n_neighbors = max(n_neighbors, min(1, n_samples - 1))
     elif n_neighbors >= n_samples:
         raise ValueError(
             f"n_neighbors={n_neighbors} must be smaller than n_samples={n_samples}."
         )
     if view_source is not None and (n_neighbors == 0 or data.X.ndim != 2):
-        neighbors = f"n_neighbors > 0 (it is {n_neighbors}), or "
+        neighbors = (
+            f"n_neighbors > 0 (it is {n_neighbors} for n_samples={n_samples}), or "
+        )
         raise ValueError(
             f"objective={objective!r} compares views of a sample: it needs "
             f"{neighbors if data.X.ndim == 2 else ''}a model that makes views, such as "

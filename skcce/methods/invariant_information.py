@@ -91,8 +91,9 @@ class IICClusterer(ObjectiveClusterer, objective=InvariantInformation):
         Number of clusters, as that of :class:`skcce.CollisionClusterer`.
     gamma : float, default=1.0
         Values above 1 ask for more equal clusters.
-    model, features, n_neighbors, init, n_init, max_iter, batch_size, tol, \
-contamination, checkpoint, random_state, verbose
+    model, features, n_neighbors, init, n_init, max_iter, batch_size, tol
+        As those of :class:`skcce.CollisionClusterer`.
+    contamination, checkpoint, random_state, verbose
         As those of :class:`skcce.CollisionClusterer`.
 
     Attributes

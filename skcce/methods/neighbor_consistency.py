@@ -143,8 +143,9 @@ class SCANClusterer(ObjectiveClusterer, objective=NeighborConsistency):
         Part of the epochs in which certain predictions become labels, at the end.
     threshold : float, default=0.99
         Probability from which on a prediction is certain.
-    model, features, n_neighbors, init, n_init, max_iter, batch_size, tol, \
-contamination, checkpoint, random_state, verbose
+    model, features, n_neighbors, init, n_init, max_iter, batch_size, tol
+        As those of :class:`skcce.CollisionClusterer`.
+    contamination, checkpoint, random_state, verbose
         As those of :class:`skcce.CollisionClusterer`.
 
     Attributes

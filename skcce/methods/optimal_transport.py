@@ -139,8 +139,9 @@ class SeLaClusterer(ObjectiveClusterer, objective=OptimalTransport):
         [3]_.
     view_weight : float, default=1.0
         Weight of all views of a sample, relative to that of the sample itself.
-    model, features, n_neighbors, init, n_init, max_iter, batch_size, tol, \
-contamination, checkpoint, random_state, verbose
+    model, features, n_neighbors, init, n_init, max_iter, batch_size, tol
+        As those of :class:`skcce.CollisionClusterer`.
+    contamination, checkpoint, random_state, verbose
         As those of :class:`skcce.CollisionClusterer`.
 
     Attributes

@@ -89,8 +89,8 @@ class SoftmaxClusterer(
         the clusters of a tree; a number is trained for.
     objective : Objective
         What is minimized, such as :class:`skcce.methods.MutualInformation`.
-    model, features, n_neighbors, init, n_init, max_iter, batch_size, tol, checkpoint, \
-random_state, verbose
+    model, features, n_neighbors, init, n_init, max_iter, batch_size, tol, \
+contamination, checkpoint, random_state, verbose
         As those of :class:`skcce.CollisionClusterer`.
 
     Attributes

@@ -169,6 +169,12 @@ class LinearSoftmax(SoftmaxModel):
         return logits
 
     def input_gradient(self, X: NDArray, gradient: NDArray) -> NDArray:
+        if self.groups_ is not None:
+            weights, intercept = self._weights
+            units = self._standardize(X) @ weights.T + intercept
+            # A joined logit follows each of its units by the unit's part of it.
+            part = np.exp(units - self._sums(units)[:, self.groups_])
+            gradient = gradient[:, self.groups_] * part
         return gradient @ self.coef_
 
     def get_state(self) -> dict[str, Any]:

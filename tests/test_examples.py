@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import re
 import runpy
 import sys
@@ -530,6 +531,37 @@ def test_table4_goes_on_from_pretext_weights(reproduced, image_folder):
     assert not any("error" in file for file in files)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("paper")
+def test_pretext_training_goes_on_where_it_was_interrupted(image_folder, monkeypatch):
+    import simclr
+
+    def train(name, *options):
+        data = ["--data", image_folder, "--dataset", "cifar10", "--device", "cpu"]
+        small = ["--epochs", 2, "--batch-size", 6, "--subset", 12]
+        output = ["--output", image_folder / name]
+        simclr.main([str(a) for a in [*data, *small, *output, *options]])
+        return torch.load(image_folder / name, weights_only=True)
+
+    def write_and_stop(path, state):
+        write(path, state)
+        if "epochs" in state:
+            raise KeyboardInterrupt
+
+    expected, write = train("whole.pt"), simclr.write
+    monkeypatch.setattr(simclr, "write", write_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train("parts.pt")
+    monkeypatch.setattr(simclr, "write", write)
+    resumed = train("parts.pt")
+    for name, value in expected.items():
+        assert_array_equal(resumed[name], value)
+    monkeypatch.setattr(simclr, "write", None)
+    train("parts.pt")  # nothing is left to do
+    with pytest.raises(SystemExit):
+        train("parts.pt", "--lr", 0.1)
+
+
 @pytest.mark.usefixtures("paper")
 def test_pretext_weights_are_loaded_by_name(tmp_path):
     import table4
@@ -564,3 +596,159 @@ def test_deep_speed_prints_ratios(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.count("time ratio") == 2
     assert "pseudo-labels of a batch" in printed
+
+
+# --- What takes a GPU -------------------------------------------------------
+
+
+@pytest.fixture
+def on_gpu(paper, monkeypatch):
+    """Return the module; it does not look at the machine."""
+    import on_gpu
+
+    monkeypatch.setattr(on_gpu, "describe", lambda device: {"device": device})
+    return on_gpu
+
+
+@pytest.fixture
+def call_on_gpu(on_gpu, monkeypatch, tmp_path):
+    """Return what runs steps of these names and programs: main's result, the summary.
+
+    A program gets the path of a file of its own.
+    """
+
+    def call(minutes=9, after=None, **programs):
+        steps = [
+            on_gpu.Step(
+                name,
+                ["-c", f"import sys, pathlib, time; {program}", tmp_path / name],
+                on_gpu.read_pretext,
+                after=(after or {}).get(name),
+            )
+            for name, program in programs.items()
+        ]
+        monkeypatch.setattr(on_gpu, "list_steps", lambda *arguments: steps)
+        options = ["--device", "cpu", "--tiny", "--minutes", str(minutes)]
+        output = ["--data", str(tmp_path), "--output", str(tmp_path)]
+        code = on_gpu.main([*options, *output])
+        return code, (tmp_path / "tiny" / "summary.md").read_text()
+
+    return call
+
+
+APPEND = "print('loss=0.5'); open(sys.argv[1], 'a').write('ran ')"
+
+
+def test_on_gpu_runs_nothing_that_is_done(call_on_gpu, tmp_path):
+    for _ in range(2):
+        code, summary = call_on_gpu(one=APPEND, two=APPEND)
+        assert code == 0
+        assert "| one | done |" in summary
+        assert "- loss: 0.5" in summary
+        assert summary.endswith("Nothing.\n")
+        assert (tmp_path / "one").read_text() == "ran "
+    record = json.loads((tmp_path / "tiny" / "two.json").read_text())
+    assert (record["rc"], record["state"]) == (0, "done")
+    assert record["results"] == {"loss": 0.5}
+    assert record["printed"] == "loss=0.5\n"
+    assert record["command"].startswith("python -c")
+    call_on_gpu(one=APPEND, two=f"1; {APPEND}")  # another command
+    assert (tmp_path / "one").read_text() == "ran "
+    assert (tmp_path / "two").read_text() == "ran ran "
+
+
+def test_on_gpu_names_what_failed_and_goes_on(call_on_gpu, tmp_path):
+    fails = f"{APPEND}; pathlib.Path(sys.argv[1]).with_name('mended').stat()"
+    steps = {"bad": fails, "silent": "", "next": APPEND, "good": APPEND}
+    code, summary = call_on_gpu(after={"next": "bad"}, **steps)
+    assert code == 1
+    for line in ("bad | failed", "silent | failed", "next | left", "good | done"):
+        assert f"| {line} |" in summary
+    assert "FileNotFoundError" in summary
+    assert "- next: left, after bad" in summary
+    (tmp_path / "mended").touch()
+    steps["silent"] = APPEND
+    code, summary = call_on_gpu(after={"next": "bad"}, **steps)
+    assert (tmp_path / "bad").read_text() == "ran ran "
+    assert code == 0
+    assert summary.endswith("Nothing.\n")
+
+
+def test_on_gpu_leaves_all_without_time(call_on_gpu):
+    code, summary = call_on_gpu(minutes=0, one=APPEND, two=APPEND)
+    assert code == 0
+    assert summary.count("| left | 0 |") == 2
+    assert "- two: left" in summary
+    assert "--minutes 0" in summary  # the command for what is left
+
+
+def test_on_gpu_ends_a_step_when_time_is_over(call_on_gpu, tmp_path):
+    hangs_once = (
+        "import os; path = pathlib.Path(sys.argv[1]); begun = path.exists(); "
+        "path.write_text(str(os.getpid())); begun or time.sleep(999); print('loss=1')"
+    )
+    code, summary = call_on_gpu(minutes=0.05, one=hangs_once, two=APPEND)
+    assert code == 0
+    assert "| one | goes on at the next call |" in summary
+    assert "| two | left |" in summary
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "one").read_text()), 0)
+    code, summary = call_on_gpu(one=hangs_once, two=APPEND)
+    assert summary.count("| done |") == 2
+
+
+def test_on_gpu_leaves_a_summary_after_an_interrupt(call_on_gpu, on_gpu, monkeypatch):
+    call_on_gpu(one=APPEND, two="print(1)", minutes=0)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(on_gpu, "call", interrupt)
+    code, summary = call_on_gpu(one=APPEND, two=APPEND)
+    assert code == 130
+    assert "| one | goes on at the next call |" in summary
+    assert "| two | left |" in summary
+
+
+def test_on_gpu_reads_what_steps_print(on_gpu, tmp_path):
+    printed = "..F.s\nFAILED a::b - E\n1 failed, 3 passed, 2 skipped in 4.1s\n"
+    assert on_gpu.read_tests(printed) == {
+        "tests": "1 failed, 3 passed, 2 skipped in 4.1s",
+        "errors": ["a::b - E"],
+    }
+    assert on_gpu.read_tests("==== 3 passed in 61.20s (0:01:01) ====")["tests"]
+    assert on_gpu.read_tests("ImportError") == {}
+    assert on_gpu.read_pretext("loss=2.1]\na.pt: 3 epochs\n")["epochs"] == 3
+    assert on_gpu.read_pretext("a.pt: 3 epochs\n") == {"epochs": 3}
+    assert on_gpu.read_runs(tmp_path, "*", "") == {}
+    (tmp_path / "a.json").write_text('{"ACC": 5.0, "version": "1"}')
+    (tmp_path / "b.json").write_text('{"error": "no data"}')
+    assert on_gpu.read_runs(tmp_path, "*", "") == {
+        "a": {"ACC": 5.0},
+        "errors": ["b: no data"],
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("paper")
+def test_on_gpu_without_a_gpu(image_folder, monkeypatch, capsys):
+    import on_gpu
+
+    folder = ["--data", str(image_folder), "--output", str(image_folder)]
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="sees no GPU"):
+            on_gpu.main(folder)
+    with pytest.raises(SystemExit):
+        on_gpu.main([*folder, "--device", "cpu"])
+    all_steps = on_gpu.list_steps
+    some = {"deep_speed", "table3_mnist", "simclr_cifar10", "table4_cifar10"}
+    monkeypatch.setattr(
+        on_gpu,
+        "list_steps",
+        lambda *arguments: [s for s in all_steps(*arguments) if s.name in some],
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    code = on_gpu.main([*folder, "--device", "cpu", "--tiny"])
+    printed = capsys.readouterr().out
+    assert printed.endswith("Nothing.\n\n"), printed
+    assert code == 0

@@ -22,10 +22,14 @@ class ObjectiveClusterer(SoftmaxClusterer):
 
     _objective: ClassVar[type[Objective]]
 
-    def __init_subclass__(cls, *, objective: type[Objective], **kwargs: Any):
+    def __init_subclass__(
+        cls, *, objective: type[Objective] | None = None, **kwargs: Any
+    ):
         super().__init_subclass__(**kwargs)
+        if objective is None:  # that of the class above
+            return
         cls._objective = objective
-        cls.__init__ = _init(objective)
+        cls.__init__ = _init(cls, objective)
         cls._parameter_constraints = {
             **SoftmaxClusterer._parameter_constraints,
             **objective._parameter_constraints,
@@ -43,7 +47,7 @@ class ObjectiveClusterer(SoftmaxClusterer):
         return self._objective(**own)
 
 
-def _init(objective: type[Objective]) -> Any:
+def _init(cls: type, objective: type[Objective]) -> Any:
     """Return an `__init__` that stores its arguments, as scikit-learn wants it."""
     itself, number, *shared = signature(SoftmaxClusterer.__init__).parameters.values()
     own = signature(objective).parameters.values()
@@ -52,11 +56,16 @@ def _init(objective: type[Objective]) -> Any:
     )
 
     def __init__(self, *args: Any, **kwargs: Any):  # noqa: N807
-        arguments = known.bind(self, *args, **kwargs)
+        try:
+            arguments = known.bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{__init__.__qualname__}() {error}") from None
         arguments.apply_defaults()
         for name in list(known.parameters)[1:]:
             setattr(self, name, arguments.arguments[name])
 
+    __init__.__module__ = cls.__module__
+    __init__.__qualname__ = f"{cls.__qualname__}.__init__"
     __init__.__signature__ = known
     __init__.__annotations__ = {
         p.name: p.annotation

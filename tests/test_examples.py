@@ -348,12 +348,37 @@ def test_table3_puts_the_paper_beside_ours(reproduced, monkeypatch):
         text = f"{np.mean(accuracy):.2f} ({np.std(accuracy):.1f})"
         assert cells_of(printed, row, "ours") == [text, "absent"]
     assert cells_of(printed, "Our", "paper") == ["95.11 (4.3)", "15.14 (0.5)"]
-    assert "cifar100-20, IIC, Our (4 run(s)): there is no cifar100-20 in" in printed
+    assert "cifar100-20, IIC, Our (runs: 4): there is no cifar100-20 in" in printed
     assert "--download" in printed
     # What has a file is not run again.
     monkeypatch.setattr(runs, "fit", None)
     again, _ = reproduced("table3", *options)
     assert again.splitlines() == printed.splitlines()[4:]
+
+
+def test_interrupted_runs_go_on(reproduced, image_folder, monkeypatch):
+    from skcce.deep import DeepSoftmax
+
+    options = ["--dataset", "mnist", "--methods", "Our", *NETWORK, "--epochs", 3]
+    options += ["--runs", 1]
+    _, (whole,) = reproduced("table3", *options)
+    for path in (image_folder / "runs").iterdir():
+        path.unlink()
+    train_step = DeepSoftmax.train_step
+
+    def interrupted_step(self, *arguments, progress):
+        if progress > 0.5:
+            raise KeyboardInterrupt
+        return train_step(self, *arguments, progress=progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeepSoftmax, "train_step", interrupted_step)
+        with pytest.raises(KeyboardInterrupt):
+            reproduced("table3", *options)
+    printed, (resumed,) = reproduced("table3", *options)
+    assert "resumed" in printed
+    for name in ("ACC", "NMI", "loss", "test ACC"):
+        assert resumed[name] == whole[name]
 
 
 def test_failed_runs_are_told_and_run_again(reproduced, monkeypatch):
@@ -364,7 +389,7 @@ def test_failed_runs_are_told_and_run_again(reproduced, monkeypatch):
         patch.setitem(methods.RIVALS, "MIGD", None)
         printed, files = reproduced("table2", *options)
     assert cells_of(printed, "MIGD", "ours") == ["failed"]
-    assert "mnist, MIGD (1 run(s)): 'NoneType'" in printed
+    assert "mnist, MIGD (runs: 1): 'NoneType'" in printed
     assert ["error" in file for file in files].count(True) == 1
     printed, files = reproduced("table2", *options)
     assert not any("error" in file for file in files)

@@ -107,7 +107,7 @@ def reproduce(
     if by_score:
         heads.sort(key=lambda head: scores.index(head[1]))
     lines = layout(results, rows, heads, paper, form or percent)
-    print(f"\n{title}, mean (standard deviation) of {args.runs} run(s)\n")
+    print(f"\n{title}; mean (standard deviation), runs: {args.runs}\n")
     print(as_markdown(lines) if args.markdown else as_text(lines))
     print("\n".join(["", *remarks(results)]))
     return results
@@ -144,7 +144,10 @@ def run_all(args, places, load, run):
                 results[cell] = data
                 if not failed(data):
                     checkpoint = paths[cell].with_suffix(".npz")
+                    resumes = checkpoint.exists()
                     result = attempt(run, args, data, cell, checkpoint)
+                    if resumes:
+                        result["remark"] = "resumed, seconds are of the rest"
                     results[cell] = result
                     bar.write(describe(cell, result))
                     head = {"version": skcce.__version__, "settings": settings}
@@ -261,7 +264,7 @@ def remarks(results):
     lines = []
     for (column, remark), about in cells.items():
         names = dict.fromkeys(cell.row for cell in about)
-        lines.append(f"{column}, {', '.join(names)} ({len(about)} run(s)): {remark}")
+        lines.append(f"{column}, {', '.join(names)} (runs: {len(about)}): {remark}")
     return lines
 
 
@@ -283,7 +286,12 @@ def fit(clusterer, X):
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        clusterer.fit(X)
+        # An interrupted fit returns what it has, which is no result of a run.
+        warnings.filterwarnings("error", "Training was interrupted", UserWarning)
+        try:
+            clusterer.fit(X)
+        except UserWarning as warning:
+            raise KeyboardInterrupt from warning
     return time.perf_counter() - start
 
 

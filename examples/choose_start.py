@@ -12,7 +12,7 @@ import argparse
 import warnings
 
 import numpy as np
-from compare_on import parse_and_load
+from data_sets import parse_and_load
 from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 from tqdm.auto import tqdm

@@ -13,9 +13,8 @@ import argparse
 import warnings
 
 import numpy as np
-from compare_on import parse_and_load
+from data_sets import parse_and_load, thin_out
 from joblib import Parallel, delayed
-from long_tail import thin_out
 from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from tqdm.auto import tqdm

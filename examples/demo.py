@@ -13,7 +13,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from compare_on import DEFAULT_METHODS, DETERMINISTIC, compare, print_table
+from benchmark import NUMBER_GIVEN, details, measure, seeds_of, size, warm_up
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.preprocessing import scale
 from tqdm.auto import tqdm
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from skcce import CollisionClusterer
 from skcce.plot import ClusterConfusionDisplay, MontageDisplay
 
+METHODS = ["KMeans", "GaussianMixture", "Ward", "CollisionClusterer"]
 N_SEEDS = 5
 
 
@@ -56,14 +57,18 @@ def main():
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # of the rivals, about convergence
     data = load_data()
-    runs_per_set = sum(1 if m in DETERMINISTIC else N_SEEDS for m in DEFAULT_METHODS)
     tables = {}
-    with tqdm(total=runs_per_set * len(data)) as progress:
-        for name, (X, y) in data.items():
-            progress.set_description(name)
-            tables[name] = compare(X, y, DEFAULT_METHODS, N_SEEDS, progress)
-    for name, results in tables.items():
-        print_table(name, *data[name], results)
+    for name, (X, y) in tqdm(data.items()):
+        warm_up("CollisionClusterer", NUMBER_GIVEN["CollisionClusterer"], X)
+        tables[name] = {
+            method: [
+                measure(NUMBER_GIVEN[method], X, y, seed)
+                for seed in seeds_of("balanced", method, N_SEEDS)
+            ]
+            for method in METHODS
+        }
+    for name, outcomes in tables.items():
+        print(f"\n{name}{size(outcomes)}\n\n{details(outcomes)}")
     X, y = data["digits"]
     clusterer = CollisionClusterer(n_clusters=10, random_state=0).fit(X)
     ink = 16 - X.reshape(-1, 8, 8)  # dark on light

@@ -9,7 +9,8 @@ Few leave the labels soft, many come near the optimum, which is nearly one-hot.
 import argparse
 
 import numpy as np
-from compare_on import SCORES, parse_and_load
+from benchmark import SCORES
+from data_sets import parse_and_load
 from tqdm.auto import tqdm
 
 from skcce.methods import Collision, SoftmaxClusterer

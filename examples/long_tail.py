@@ -12,27 +12,14 @@ import argparse
 import warnings
 
 import numpy as np
-from compare_on import SCORES, parse_and_load
+from benchmark import SCORES
+from data_sets import parse_and_load, thin_out
 from sklearn.cluster import KMeans
 from tqdm.auto import tqdm
 
 from skcce import CollisionClusterer
 
 N_SUBSETS = 5
-
-
-def thin_out(X, y, ratio, seed):
-    """Return a subset whose class sizes fall geometrically, and its shares."""
-    rng = np.random.default_rng(seed)
-    classes = rng.permutation(np.unique(y))
-    keep = []
-    for rank, label in enumerate(classes):
-        members = rng.permutation(np.flatnonzero(y == label))
-        part = ratio ** (-rank / (len(classes) - 1))
-        keep.append(members[: max(10, int(part * len(members)))])
-    shares = np.array([len(members) for members in keep])
-    rows = rng.permutation(np.concatenate(keep))
-    return X[rows], y[rows], shares
 
 
 def main():

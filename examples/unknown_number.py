@@ -16,15 +16,13 @@ import warnings
 from importlib.util import find_spec
 
 import numpy as np
-from compare_on import METHODS, parse_and_load
-from long_tail import thin_out
+from benchmark import NEEDS, NUMBER_UNKNOWN
+from data_sets import parse_and_load, thin_out
 from sklearn.cluster import HDBSCAN
 from sklearn.metrics import adjusted_rand_score
 from tqdm.auto import tqdm
 
 from skcce import CollisionClusterer
-
-RIVALS = {"UMAP+HDBSCAN": "umap", "EVoC": "evoc"}  # and what they need
 
 
 def main():
@@ -53,9 +51,9 @@ def run(X, y, seed):
         "  number known": known,
         "HDBSCAN": HDBSCAN(min_cluster_size=15),
         **{
-            name: METHODS[name](None, seed, X.shape[1])
-            for name, module in RIVALS.items()
-            if find_spec(module)
+            name: NUMBER_UNKNOWN[name](None, seed, X.shape[1])
+            for name in ("UMAP+HDBSCAN", "EVoC")
+            if find_spec(NEEDS[name])
         },
     }
     results = {}

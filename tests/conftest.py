@@ -9,6 +9,9 @@ from pathlib import Path
 # Small matrices: threads cost more than they give. Before numpy is imported.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+# device="auto" is the CPU in all tests, wherever they run. Those marked cuda are
+# skipped unless this names a GPU; examples/paper/on_gpu.py runs them.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Or scikit-learn skips one of its checks.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 # No window, wherever the tests run.

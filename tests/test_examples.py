@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import re
 import runpy
 import sys
@@ -143,15 +144,17 @@ def test_studies_run_on_a_file(tmp_path, digits, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("paper")
-def test_table_1_has_the_papers_layout(tmp_path, monkeypatch, capsys):
-    import table1
+def test_table_1_has_the_papers_layout(tmp_path, capsys):
+    import reproduce
 
     picture = tmp_path / "gap.png"
     small = ["--n", 60, "--clusters", 2, 5, "--bias", 1.5, "--max-seconds", 0.2]
-    run(table1, monkeypatch, *small, "--picture", picture)
+    files = ["--output", tmp_path / "runs", "--picture", picture]
+    reproduce.main(["table1", *small, *files, "--runs", 1])
     output = capsys.readouterr().out
     for row in ("PGD(eta1)", "PGD(eta3)", "PGD (best)", "EM", "exact"):
         assert f"\n{row} " in output
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 12
     assert picture.stat().st_size > 30_000
 
 
@@ -288,7 +291,7 @@ def image_folder(tmp_path, rng):
         y_test=classes[:12],
     )
     jpegs = []
-    for image in grey:
+    for image in [*grey, *grey[:12]]:
         file = io.BytesIO()
         Image.fromarray(image[:, :, None].repeat(3, 2)).resize((32, 32)).save(
             file, "JPEG"
@@ -298,38 +301,219 @@ def image_folder(tmp_path, rng):
         tmp_path / "cifar10_jpeg.npz",
         jpeg=np.frombuffer(b"".join(jpegs), np.uint8),
         offsets=np.cumsum([0, *map(len, jpegs)]),
-        labels=classes,
-        split=np.arange(24) // 12,
+        labels=np.append(classes, classes[:12]),
+        split=np.repeat([0, 1], [24, 12]),
     )
     return tmp_path
 
 
-@pytest.mark.usefixtures("paper")
-def test_table3_puts_the_paper_beside_ours(image_folder, monkeypatch, capsys):
-    import table3
+@pytest.fixture
+def reproduced(paper, image_folder, capsys):
+    """Return a function that runs a target on small images: what it prints, runs."""
+    import reproduce
 
-    output = image_folder / "table3.json"
-    small = ["--width", 0.05, "--epochs", 1, "--runs", 2, "--subset", 20]
-    data = ["--data", image_folder, "--dataset", "mnist", "--threads", 1]
-    table3.main([str(a) for a in [*data, *small, "--output", output]])
-    printed = capsys.readouterr().out
-    runs = json.loads(output.read_text())["runs"]
-    assert [run["seed"] for run in runs] == [0, 1]
-    assert all(0 <= run["ACC"] <= 100 and run["clusters"] <= 10 for run in runs)
-    mean = np.mean([run["ACC"] for run in runs])
-    assert "95.11 (4.3)" in printed
-    assert f"skcce       {mean:6.2f}" in printed
+    def run_target(target, *options):
+        folder = image_folder / "runs"
+        data = ["--data", image_folder, "--subset", 20, "--output", folder]
+        reproduce.main([target, *data, *options])
+        files = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+        return capsys.readouterr().out, files
+
+    return run_target
+
+
+NETWORK = ["--width", 0.05, "--epochs", 1, "--device", "cpu", "--threads", 1]
+
+
+def cells_of(printed, row, line):
+    """Return the cells of a line of the Markdown table of `printed`."""
+    lines = [text.split(" | ") for text in printed.splitlines() if text[:2] == "| "]
+    names = [cells[0].removeprefix("|").strip() for cells in lines]
+    cells = lines[names.index(row) + {"paper": 0, "ours": 1, "seconds": 2}[line]]
+    return [cell.strip(" |") for cell in cells[2:]]
+
+
+def test_table3_puts_the_paper_beside_ours(reproduced, monkeypatch):
+    import runs
+
+    sets = ["--dataset", "mnist", "cifar100-20", "--methods", "IIC", "Our"]
+    options = [*sets, *NETWORK, "--runs", 2, "--markdown"]
+    printed, files = reproduced("table3", *options)
+    assert len(files) == 4
+    for row in ("IIC", "Our"):
+        ours = [file for file in files if file["row"] == row]
+        assert sorted(file["seed"] for file in ours) == [0, 1]
+        assert all(0 <= f["ACC"] <= 100 and f["clusters"] <= 10 for f in ours)
+        accuracy = [file["ACC"] for file in ours]
+        text = f"{np.mean(accuracy):.2f} ({np.std(accuracy):.1f})"
+        assert cells_of(printed, row, "ours") == [text, "absent"]
+    assert cells_of(printed, "Our", "paper") == ["95.11 (4.3)", "15.14 (0.5)"]
+    assert "cifar100-20, IIC, Our (runs: 4): there is no cifar100-20 in" in printed
+    assert "--download" in printed
+    # What has a file is not run again.
+    monkeypatch.setattr(runs, "fit", None)
+    again, _ = reproduced("table3", *options)
+    assert again.splitlines() == printed.splitlines()[4:]
+
+
+def test_interrupted_runs_go_on(reproduced, image_folder, monkeypatch):
+    from skcce.deep import DeepSoftmax
+
+    options = ["--dataset", "mnist", "--methods", "Our", *NETWORK, "--epochs", 3]
+    options += ["--runs", 1]
+    _, (whole,) = reproduced("table3", *options)
+    for path in (image_folder / "runs").iterdir():
+        path.unlink()
+    train_step = DeepSoftmax.train_step
+
+    def interrupted_step(self, *arguments, progress):
+        if progress > 0.5:
+            raise KeyboardInterrupt
+        return train_step(self, *arguments, progress=progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeepSoftmax, "train_step", interrupted_step)
+        with pytest.raises(KeyboardInterrupt):
+            reproduced("table3", *options)
+    printed, (resumed,) = reproduced("table3", *options)
+    assert "resumed" in printed
+    for name in ("ACC", "NMI", "loss", "test ACC"):
+        assert resumed[name] == whole[name]
+
+
+def test_failed_runs_are_told_and_run_again(reproduced, monkeypatch):
+    import methods
+
+    options = ["--features", "pixels", "--dataset", "mnist", "--runs", 1, "--markdown"]
+    with monkeypatch.context() as patch:
+        patch.setitem(methods.RIVALS, "MIGD", None)
+        printed, files = reproduced("table2", *options)
+    assert cells_of(printed, "MIGD", "ours") == ["failed"]
+    assert "mnist, MIGD (runs: 1): 'NoneType'" in printed
+    assert ["error" in file for file in files].count(True) == 1
+    printed, files = reproduced("table2", *options)
+    assert not any("error" in file for file in files)
+    assert cells_of(printed, "KMeans", "paper") == ["47.62 (2.1)"]
+    for row in ("KMeans", "MIGD", "SeLa", "MIADM", "Our"):
+        (accuracy,) = [file["ACC"] for file in files if file["row"] == row]
+        assert cells_of(printed, row, "ours") == [f"{accuracy:.2f}"]
+    # Other settings have files of their own.
+    options += ["--methods", "Our", "--lam", 0.4]
+    assert len(reproduced("table2", *options)[1]) == len(files) + 1
+
+
+def test_features_may_come_from_files(reproduced, tmp_path, blobs):
+    X, y = blobs
+    (tmp_path / "features").mkdir()
+    np.savez(tmp_path / "features" / "stl10.npz", X=X, y=y)
+    options = ["--features", tmp_path / "features", "--methods", "(a)", "(b)"]
+    printed, files = reproduced("table6", *options, "--runs", 1, "--markdown")
+    places = {(file["row"], file["column"]) for file in files}
+    assert places == {("(a)", "stl10"), ("(b)", "stl10")}
+    assert cells_of(printed, "(a)", "ours")[1:] == ["absent"] * 3
+    assert cells_of(printed, "(b)", "paper")[0] == "92.33 (6.4)"
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("paper")
-def test_table4_goes_on_from_pretext_weights(image_folder, capsys):
-    import simclr
-    import table4
+def test_table5_trains_with_a_few_labels(reproduced):
+    import table5
 
-    data = ["--data", image_folder, "--dataset", "cifar10"]
-    weights = image_folder / "simclr.pt"
-    options = ["--epochs", 1, "--batch-size", 6, "--subset", 12, "--device", "cpu"]
+    small = [*NETWORK, "--ratios", 0.1, "--dataset", "cifar10", "--runs", 1]
+    small += ["--subset", 24]  # two images of each class
+    printed, files = reproduced("table5", *small, "--markdown")
+    assert {file["row"] for file in files} == set(table5.METHODS)
+    assert not any("error" in file for file in files)
+    assert cells_of(printed, "+ Our", "paper") == ["66.17"]
+
+
+@pytest.mark.usefixtures("paper")
+def test_labels_add_to_an_objective(rng):
+    import table5
+
+    from skcce.methods import Batch, Epoch, MutualInformation
+
+    y = np.arange(60) % 3
+    target = table5.known_labels(y, 0.2, seed=0)
+    known = ~np.isnan(target[:, 0])
+    assert known.sum() == 12
+    assert_array_equal(target[known].argmax(axis=1), y[known])
+    logits = rng.normal(size=(2, 20, 3))
+    batch = Batch(rows=np.arange(20, 40))
+    alone, both = table5.WithLabels(target), table5.WithLabels(target)
+    both.objective = MutualInformation()
+    both.begin_epoch(Epoch(np.full((60, 3), 1 / 3)))
+    value, gradient = both(logits, batch)
+    parts = [f(logits, batch) for f in (alone, both.objective)]
+    assert_allclose(value, sum(part[0] for part in parts))
+    assert_allclose(gradient, sum(part[1] for part in parts))
+    assert not parts[0][1][:, ~known[20:40]].any()
+    step = 1e-6 * rng.normal(size=logits.shape)
+    change = alone(logits + step, batch)[0] - alone(logits - step, batch)[0]
+    assert_allclose(change, 2 * np.vdot(step, parts[0][1]), rtol=1e-5)
+
+
+def test_figure2_draws_and_prints_accuracies(reproduced, tmp_path):
+    picture = tmp_path / "fig2.png"
+    small = [*NETWORK, "--dataset", "mnist", "--corrupted", 0, 0.5, "--runs", 2]
+    printed, files = reproduced("fig2", *small, "--picture", picture)
+    assert "mnist collision" in printed
+    assert "mnist Shannon" in printed
+    assert len(files) == 8
+    # Without corruption the two losses are the same.
+    clean = {
+        (file["column"], file["seed"]): file["ACC"]
+        for file in files
+        if file["row"] == "0"
+    }
+    for seed in (0, 1):
+        assert clean["mnist collision", seed] == clean["mnist Shannon", seed]
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("paper")
+def test_figure1_is_drawn(tmp_path):
+    import reproduce
+
+    reproduce.main(["fig1", "--picture", tmp_path / "fig1.png"])
+    assert (tmp_path / "fig1.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit):
+        reproduce.main(["table9"])
+
+
+@pytest.mark.usefixtures("paper")
+def test_tuning_prints_the_best_of_each_grid(tmp_path, monkeypatch, capsys):
+    import reproduce
+    import tune
+
+    grids = {
+        "linear": {"MIADM": [{"lam": 1.0}, {"lam": 2.0}]},
+        "deep": {"IMSAT": [{"lam": 0.1, "mu": 4.0}]},
+    }
+    monkeypatch.setattr(tune, "GRIDS", grids)
+    small = ["--runs", 2, "--linear-epochs", 2, "--width", 0.05, "--epochs", 1]
+    reproduce.main(["tune", *small, "--output", tmp_path])
+    lines = capsys.readouterr().out.splitlines()
+    means = {
+        lam: np.mean(
+            [
+                json.loads(path.read_text())["ACC"]
+                for path in tmp_path.glob(f"linear_MIADM-lam={lam}-*.json")
+            ]
+        )
+        for lam in (1, 2)
+    }
+    best = max(means, key=means.get)
+    assert f"linear MIADM: {{'lam': {best:.1f}}}" in lines
+    assert "deep IMSAT: {'lam': 0.1, 'mu': 4.0}" in lines
+
+
+@pytest.mark.slow
+def test_table4_goes_on_from_pretext_weights(reproduced, image_folder):
+    import simclr
+
+    weights = image_folder / "simclr-cifar10.pt"
+    options = ["--epochs", 1, "--batch-size", 6, "--device", "cpu"]
+    data = ["--data", image_folder, "--dataset", "cifar10", "--subset", 12]
     simclr.main([str(a) for a in [*data, *options, "--output", weights]])
     state = torch.load(weights, weights_only=True)
     # As SCAN names them, with a projection head beside.
@@ -338,10 +522,44 @@ def test_table4_goes_on_from_pretext_weights(image_folder, capsys):
         for name, value in state.items()
     }
     torch.save({**scan, "contrastive_head.0.weight": torch.zeros(2)}, weights)
-    options += ["--runs", 1, "--output", image_folder / "table4.json"]
-    table4.main([str(a) for a in [*data, *options, "--pretext", weights]])
-    assert "83.27 (0.2)" in capsys.readouterr().out
-    assert json.loads((image_folder / "table4.json").read_text())["runs"]
+    options += ["--pretext", image_folder / "simclr-{}.pt", "--runs", 1]
+    options += ["--dataset", "cifar10", "stl10", "--methods", "SCAN", "Our"]
+    printed, files = reproduced("table4", *options, "--markdown")
+    assert cells_of(printed, "Our", "paper")[0] == "83.27 (0.2)"
+    assert cells_of(printed, "SCAN", "ours")[3:] == ["absent"] * 3
+    assert len(files) == 2
+    assert not any("error" in file for file in files)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("paper")
+def test_pretext_training_goes_on_where_it_was_interrupted(image_folder, monkeypatch):
+    import simclr
+
+    def train(name, *options):
+        data = ["--data", image_folder, "--dataset", "cifar10", "--device", "cpu"]
+        small = ["--epochs", 2, "--batch-size", 6, "--subset", 12]
+        output = ["--output", image_folder / name]
+        simclr.main([str(a) for a in [*data, *small, *output, *options]])
+        return torch.load(image_folder / name, weights_only=True)
+
+    def write_and_stop(path, state):
+        write(path, state)
+        if "epochs" in state:
+            raise KeyboardInterrupt
+
+    expected, write = train("whole.pt"), simclr.write
+    monkeypatch.setattr(simclr, "write", write_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train("parts.pt")
+    monkeypatch.setattr(simclr, "write", write)
+    resumed = train("parts.pt")
+    for name, value in expected.items():
+        assert_array_equal(resumed[name], value)
+    monkeypatch.setattr(simclr, "write", None)
+    train("parts.pt")  # nothing is left to do
+    with pytest.raises(SystemExit):
+        train("parts.pt", "--lr", 0.1)
 
 
 @pytest.mark.usefixtures("paper")
@@ -378,3 +596,159 @@ def test_deep_speed_prints_ratios(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.count("time ratio") == 2
     assert "pseudo-labels of a batch" in printed
+
+
+# --- What takes a GPU -------------------------------------------------------
+
+
+@pytest.fixture
+def on_gpu(paper, monkeypatch):
+    """Return the module; it does not look at the machine."""
+    import on_gpu
+
+    monkeypatch.setattr(on_gpu, "describe", lambda device: {"device": device})
+    return on_gpu
+
+
+@pytest.fixture
+def call_on_gpu(on_gpu, monkeypatch, tmp_path):
+    """Return what runs steps of these names and programs: main's result, the summary.
+
+    A program gets the path of a file of its own.
+    """
+
+    def call(minutes=9, after=None, **programs):
+        steps = [
+            on_gpu.Step(
+                name,
+                ["-c", f"import sys, pathlib, time; {program}", tmp_path / name],
+                on_gpu.read_pretext,
+                after=(after or {}).get(name),
+            )
+            for name, program in programs.items()
+        ]
+        monkeypatch.setattr(on_gpu, "list_steps", lambda *arguments: steps)
+        options = ["--device", "cpu", "--tiny", "--minutes", str(minutes)]
+        output = ["--data", str(tmp_path), "--output", str(tmp_path)]
+        code = on_gpu.main([*options, *output])
+        return code, (tmp_path / "tiny" / "summary.md").read_text()
+
+    return call
+
+
+APPEND = "print('loss=0.5'); open(sys.argv[1], 'a').write('ran ')"
+
+
+def test_on_gpu_runs_nothing_that_is_done(call_on_gpu, tmp_path):
+    for _ in range(2):
+        code, summary = call_on_gpu(one=APPEND, two=APPEND)
+        assert code == 0
+        assert "| one | done |" in summary
+        assert "- loss: 0.5" in summary
+        assert summary.endswith("Nothing.\n")
+        assert (tmp_path / "one").read_text() == "ran "
+    record = json.loads((tmp_path / "tiny" / "two.json").read_text())
+    assert (record["rc"], record["state"]) == (0, "done")
+    assert record["results"] == {"loss": 0.5}
+    assert record["printed"] == "loss=0.5\n"
+    assert record["command"].startswith("python -c")
+    call_on_gpu(one=APPEND, two=f"1; {APPEND}")  # another command
+    assert (tmp_path / "one").read_text() == "ran "
+    assert (tmp_path / "two").read_text() == "ran ran "
+
+
+def test_on_gpu_names_what_failed_and_goes_on(call_on_gpu, tmp_path):
+    fails = f"{APPEND}; pathlib.Path(sys.argv[1]).with_name('mended').stat()"
+    steps = {"bad": fails, "silent": "", "next": APPEND, "good": APPEND}
+    code, summary = call_on_gpu(after={"next": "bad"}, **steps)
+    assert code == 1
+    for line in ("bad | failed", "silent | failed", "next | left", "good | done"):
+        assert f"| {line} |" in summary
+    assert "FileNotFoundError" in summary
+    assert "- next: left, after bad" in summary
+    (tmp_path / "mended").touch()
+    steps["silent"] = APPEND
+    code, summary = call_on_gpu(after={"next": "bad"}, **steps)
+    assert (tmp_path / "bad").read_text() == "ran ran "
+    assert code == 0
+    assert summary.endswith("Nothing.\n")
+
+
+def test_on_gpu_leaves_all_without_time(call_on_gpu):
+    code, summary = call_on_gpu(minutes=0, one=APPEND, two=APPEND)
+    assert code == 0
+    assert summary.count("| left | 0 |") == 2
+    assert "- two: left" in summary
+    assert "--minutes 0" in summary  # the command for what is left
+
+
+def test_on_gpu_ends_a_step_when_time_is_over(call_on_gpu, tmp_path):
+    hangs_once = (
+        "import os; path = pathlib.Path(sys.argv[1]); begun = path.exists(); "
+        "path.write_text(str(os.getpid())); begun or time.sleep(999); print('loss=1')"
+    )
+    code, summary = call_on_gpu(minutes=0.05, one=hangs_once, two=APPEND)
+    assert code == 0
+    assert "| one | goes on at the next call |" in summary
+    assert "| two | left |" in summary
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "one").read_text()), 0)
+    code, summary = call_on_gpu(one=hangs_once, two=APPEND)
+    assert summary.count("| done |") == 2
+
+
+def test_on_gpu_leaves_a_summary_after_an_interrupt(call_on_gpu, on_gpu, monkeypatch):
+    call_on_gpu(one=APPEND, two="print(1)", minutes=0)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(on_gpu, "call", interrupt)
+    code, summary = call_on_gpu(one=APPEND, two=APPEND)
+    assert code == 130
+    assert "| one | goes on at the next call |" in summary
+    assert "| two | left |" in summary
+
+
+def test_on_gpu_reads_what_steps_print(on_gpu, tmp_path):
+    printed = "..F.s\nFAILED a::b - E\n1 failed, 3 passed, 2 skipped in 4.1s\n"
+    assert on_gpu.read_tests(printed) == {
+        "tests": "1 failed, 3 passed, 2 skipped in 4.1s",
+        "errors": ["a::b - E"],
+    }
+    assert on_gpu.read_tests("==== 3 passed in 61.20s (0:01:01) ====")["tests"]
+    assert on_gpu.read_tests("ImportError") == {}
+    assert on_gpu.read_pretext("loss=2.1]\na.pt: 3 epochs\n")["epochs"] == 3
+    assert on_gpu.read_pretext("a.pt: 3 epochs\n") == {"epochs": 3}
+    assert on_gpu.read_runs(tmp_path, "*", "") == {}
+    (tmp_path / "a.json").write_text('{"ACC": 5.0, "version": "1"}')
+    (tmp_path / "b.json").write_text('{"error": "no data"}')
+    assert on_gpu.read_runs(tmp_path, "*", "") == {
+        "a": {"ACC": 5.0},
+        "errors": ["b: no data"],
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("paper")
+def test_on_gpu_without_a_gpu(image_folder, monkeypatch, capsys):
+    import on_gpu
+
+    folder = ["--data", str(image_folder), "--output", str(image_folder)]
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="sees no GPU"):
+            on_gpu.main(folder)
+    with pytest.raises(SystemExit):
+        on_gpu.main([*folder, "--device", "cpu"])
+    all_steps = on_gpu.list_steps
+    some = {"deep_speed", "table3_mnist", "simclr_cifar10", "table4_cifar10"}
+    monkeypatch.setattr(
+        on_gpu,
+        "list_steps",
+        lambda *arguments: [s for s in all_steps(*arguments) if s.name in some],
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    code = on_gpu.main([*folder, "--device", "cpu", "--tiny"])
+    printed = capsys.readouterr().out
+    assert printed.endswith("Nothing.\n\n"), printed
+    assert code == 0

@@ -31,26 +31,48 @@ SUPERCLASSES = np.array(
 )
 
 
-def load(folder, name, *, train=True, subset=None):
+def load(folder, name, split="clustered", *, subset=None, download=False):
     """Return images, uint8 (n, height, width[, channels]), and their classes.
 
-    With `subset`, that many images, drawn once and for all.
+    Parameters
+    ----------
+    folder : path-like
+        Where they are.
+    name : {"mnist", "cifar10", "cifar100-20", "stl10"}
+        Which ones.
+    split : {"clustered", "train", "test"}
+        "clustered" are those that the paper clusters: the training images; of STL-10
+        the test images, too.
+    subset : int, default=None
+        Take that many images, drawn once and for all.
+    download : bool, default=False
+        Whether torchvision fetches what is not there.
     """
-    images, classes = _read(Path(folder).expanduser(), name, train)
-    if subset is not None:
-        rows = np.random.default_rng(0).permutation(len(images))[:subset]
-        images, classes = images[rows], classes[rows]
-    return images, classes
+    splits = ["train" if split == "clustered" else split]
+    if split == "clustered" and name == "stl10":
+        splits += ["test"]
+    folder = Path(folder).expanduser()
+    parts = [_read(folder, name, split == "train", download) for split in splits]
+    images, classes = map(np.concatenate, zip(*parts, strict=True))
+    return subset_of(images, classes, subset)
 
 
-def _read(folder, name, train):
+def subset_of(X, y, n):
+    """Return `n` rows, always the same, or all if that is None."""
+    if n is None:
+        return X, y
+    rows = np.random.default_rng(0).permutation(len(X))[:n]
+    return X[rows], y[rows]
+
+
+def _read(folder, name, train, download):
     if name == "mnist" and (folder / "mnist.npz").exists():
         split = "train" if train else "test"
         with np.load(folder / "mnist.npz") as arrays:
             return arrays[f"X_{split}"], arrays[f"y_{split}"].astype(int)
     if name == "cifar10" and (folder / "cifar10_jpeg.npz").exists():
         return _read_jpegs(folder / "cifar10_jpeg.npz", train)
-    return _read_torchvision(folder, name, train)
+    return _read_torchvision(folder, name, train, download)
 
 
 def _read_jpegs(path, train):
@@ -67,24 +89,25 @@ def _read_jpegs(path, train):
     return np.stack(images), classes
 
 
-def _read_torchvision(folder, name, train):
+def _read_torchvision(folder, name, train, download):
     from torchvision import datasets
 
-    if name == "stl10":
-        # All 13,000 images that have a class.
-        parts = [
-            datasets.STL10(folder, split=split, download=True)
-            for split in (("train", "test") if train else ("test",))
-        ]
-        images = np.concatenate([part.data for part in parts]).transpose(0, 2, 3, 1)
-        return images, np.concatenate([part.labels for part in parts]).astype(int)
     kind = {
         "mnist": datasets.MNIST,
         "cifar10": datasets.CIFAR10,
         "cifar100-20": datasets.CIFAR100,
+        "stl10": datasets.STL10,
     }[name]
-    data = kind(folder, train=train, download=True)
-    classes = np.asarray(data.targets)
-    if name == "cifar100-20":
-        classes = SUPERCLASSES[classes]
-    return np.asarray(data.data), classes
+    split = {"train": train}
+    if name == "stl10":
+        split = {"split": "train" if train else "test"}
+    try:
+        data = kind(folder, **split, download=download)
+    except RuntimeError as error:  # torchvision's, if they are not there
+        raise FileNotFoundError(
+            f"there is no {name} in {folder}; --download fetches it"
+        ) from error
+    if name == "stl10":
+        return data.data.transpose(0, 2, 3, 1), data.labels.astype(int)
+    images, classes = np.asarray(data.data), np.asarray(data.targets)
+    return images, SUPERCLASSES[classes] if name == "cifar100-20" else classes

@@ -21,21 +21,39 @@ function of the K prices alone,
 whose last term is :math:`u^\top g` in the limit.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 
 # Prices are found for high temperatures first, which fall by this factor, and begin
 # where the best cluster of a sample leads by this many temperatures on average.
-_COOLING, _SOFT = 4.0, 8.0
+_COOLING, _SOFT = 4.0, 20.0
+# At all temperatures but the last, this part of an equal share may be wrong; and the
+# most steps.
+_ROUGH, _ROUGH_ITER = 0.02, 30
 # A step has to raise the dual by this part of what its slope promises.
 _PROMISED = 1e-4
 # The shift of prices, in temperatures, over which the curvature is taken to hold at
 # first; it grows by a factor where it does, and shrinks by it where it does not.
 _REACH, _TRUST = 4.0, 4.0
 _ROUNDING = 1e-15  # of the shares
+# Sinkhorn's steps, each a tenth of the work of Newton's or less, go on while they lower
+# the error by this factor.
+_SLOWEST = 0.8
 # Logarithms are cut here, so that nothing overflows.
 _HIGHEST = 300.0
+
+
+class _Problem(NamedTuple):
+    """What is minimized, as a function of the labels."""
+
+    scores: NDArray  # (n_samples, n_clusters), the best one of each sample is 0
+    prior: NDArray  # (n_clusters,), positive
+    epsilon: float
+    lam: float
+    weight: NDArray  # (n_samples,), of sum 1
 
 
 def transport_labels(
@@ -65,7 +83,7 @@ def transport_labels(
     tol : float, default=1e-6
         Largest error of a cluster share.
     max_iter : int, default=100
-        Steps, at most, for each temperature.
+        Steps, at most, for the last temperature.
 
     Returns
     -------
@@ -75,115 +93,96 @@ def transport_labels(
     wanted = prior > 0
     scores = scores[:, wanted].astype(np.float64)
     scores -= scores.max(axis=1, keepdims=True)
-    weight = np.full(len(scores), 1 / len(scores)) if weight is None else weight
-    weight, prior = weight / weight.sum(), prior[wanted]
-    prices = np.zeros(len(prior))
-    spread = -(weight @ scores).mean()
-    too_cold = max(spread / (_SOFT * epsilon), 1)
+    weight = np.ones(len(scores)) if weight is None else weight
+    weight = weight / weight.sum()
+    problem = _Problem(scores, prior[wanted], epsilon, lam, weight)
+    too_cold = max(-(weight @ scores).mean() / (_SOFT * epsilon), 1)
     n_levels = int(np.ceil(np.log(too_cold) / np.log(_COOLING)))
+    prices = np.zeros(len(problem.prior))
     for level in range(n_levels, 0, -1):
-        # Near the prices of a lower temperature is good enough.
-        prices = _ascend(
-            prices, scores, prior, epsilon * _COOLING**level, lam, weight, 1e-3, 30
-        )
-    prices = _ascend(prices, scores, prior, epsilon, lam, weight, tol, max_iter)
+        warm = problem._replace(epsilon=epsilon * _COOLING**level)
+        prices, _ = _ascend(prices, warm, _ROUGH / len(prices), _ROUGH_ITER)
     labels = np.zeros((len(scores), len(wanted)))
-    labels[:, wanted] = softmax((scores + prices) / epsilon, axis=1)
+    _, labels[:, wanted] = _ascend(prices, problem, tol, max_iter)
     return labels
 
 
 def _ascend(
-    prices: NDArray,
-    scores: NDArray,
-    prior: NDArray,
-    epsilon: float,
-    lam: float,
-    weight: NDArray,
-    tol: float,
-    max_iter: int,
-) -> NDArray:
-    """Return prices at which no cluster share is wrong by more than `tol`."""
-    problem = scores, prior, epsilon, lam, weight
-    _, labels = _evaluate(prices, *problem)
-    prices = _sinkhorn(prices, labels, prior, epsilon, lam, weight, tol)
-    dual, labels = _evaluate(prices, *problem)
-    reach = _REACH * epsilon
+    prices: NDArray, problem: _Problem, tol: float, max_iter: int
+) -> tuple[NDArray, NDArray]:
+    """Return prices (n_clusters,) where no cluster share is wrong by more than `tol`.
+
+    Behind them come the labels (n_samples, n_clusters). `prices` are a guess.
+    """
+    _, labels = _evaluate(prices, problem)
+    prices = _sinkhorn(prices, labels, problem, tol)
+    dual, labels = _evaluate(prices, problem)
+    reach = _REACH
     for _ in range(max_iter):
-        usage, wish = weight @ labels, _shares_at(prices, prior, lam)
+        usage, wish = problem.weight @ labels, _wished_shares(prices, problem)
         slope = wish - usage
         error = np.abs(slope).max()
         if error <= tol:
             break
-        curvature = np.diag(usage) - labels.T @ (weight[:, np.newaxis] * labels)
+        curvature = np.diag(usage) - labels.T @ (problem.weight[:, None] * labels)
         curvature += 1  # a constant in all prices changes nothing: neither does this
-        curvature /= epsilon
-        curvature += (np.diag(wish) - np.outer(wish, wish)) / lam
-        # Labels follow the prices linearly for a few temperatures, and not at all
-        # where they are certain.
-        curvature.flat[:: len(prior) + 1] += error / reach + _ROUNDING / epsilon
+        curvature /= problem.epsilon
+        curvature += (np.diag(wish) - np.outer(wish, wish)) / problem.lam
+        # Labels follow the prices linearly for a few temperatures, and not at all where
+        # they are certain.
+        damping = error / reach + _ROUNDING
+        curvature.flat[:: len(usage) + 1] += damping / problem.epsilon
         step = np.linalg.solve(curvature, slope)
-        trial, (next_dual, next_labels) = (
-            prices + step,
-            _evaluate(prices + step, *problem),
-        )
-        if next_dual >= dual + _PROMISED * (slope @ step):
-            reach *= _TRUST
+        trial = _evaluate(prices + step, problem)
+        if trial[0] >= dual + _PROMISED * (slope @ step):
+            prices, reach = prices + step, reach * _TRUST
         else:
             reach /= _TRUST
-            trial = _sinkhorn(prices, labels, prior, epsilon, lam, weight, tol)
-            next_dual, next_labels = _evaluate(trial, *problem)
-        prices, dual, labels = trial, next_dual, next_labels
-    return prices
+            prices = _sinkhorn(prices, labels, problem, tol)
+            trial = _evaluate(prices, problem)
+        dual, labels = trial
+    return prices, labels
 
 
-def _evaluate(
-    prices: NDArray,
-    scores: NDArray,
-    prior: NDArray,
-    epsilon: float,
-    lam: float,
-    weight: NDArray,
-) -> tuple[float, NDArray]:
-    """Return the dual, and the labels (n_samples, n_clusters) at these prices."""
-    labels = (scores + prices) / epsilon
+def _evaluate(prices: NDArray, problem: _Problem) -> tuple[float, NDArray]:
+    """Return the dual, and the labels (n_samples, n_clusters), at these prices."""
+    labels = (problem.scores + prices) / problem.epsilon
     highest = labels.max(axis=1, keepdims=True)
     labels -= highest
     np.exp(labels, out=labels)
     total = labels.sum(axis=1, keepdims=True)
     labels /= total
-    gain = weight @ (highest + np.log(total))[:, 0]
-    if np.isinf(lam):
-        return float(prior @ prices - epsilon * gain), labels
-    return float(-lam * logsumexp(-prices / lam, b=prior) - epsilon * gain), labels
+    gain = problem.weight @ (highest + np.log(total))[:, 0]
+    if np.isinf(problem.lam):
+        return float(problem.prior @ prices - problem.epsilon * gain), labels
+    cost = problem.lam * logsumexp(-prices / problem.lam, b=problem.prior)
+    return float(-cost - problem.epsilon * gain), labels
 
 
-def _shares_at(prices: NDArray, prior: NDArray, lam: float) -> NDArray:
-    """Return the shares that are best at these prices."""
-    return prior if np.isinf(lam) else softmax(np.log(prior) - prices / lam)
+def _wished_shares(prices: NDArray, problem: _Problem) -> NDArray:
+    """Return the shares (n_clusters,) that are best at these prices."""
+    if np.isinf(problem.lam):
+        return problem.prior
+    return softmax(np.log(problem.prior) - prices / problem.lam)
 
 
 def _sinkhorn(
-    prices: NDArray,
-    labels: NDArray,
-    prior: NDArray,
-    epsilon: float,
-    lam: float,
-    weight: NDArray,
-    tol: float,
+    prices: NDArray, labels: NDArray, problem: _Problem, tol: float
 ) -> NDArray:
-    """Return better prices, by Sinkhorn's steps for as long as each halves the error.
+    """Return better prices, by Sinkhorn's steps for as long as they are worth it.
 
-    They need no exponentials, and never fail; few of them do where labels are soft.
+    They need no exponentials and cannot fail; where labels are soft, a few are enough.
     `labels` (n_samples, n_clusters) are those at `prices`.
     """
     start, last = prices, np.inf
     while True:
-        scale = np.exp(np.clip((prices - start) / epsilon, -_HIGHEST, _HIGHEST))
-        usage = scale * ((weight / (labels @ scale)) @ labels)
-        error = np.abs(_shares_at(prices, prior, lam) - usage).max()
-        if error <= tol or error > last / 2:
+        shift = np.clip((prices - start) / problem.epsilon, -_HIGHEST, _HIGHEST)
+        scale = np.exp(shift)
+        usage = scale * ((problem.weight / (labels @ scale)) @ labels)
+        error = np.abs(_wished_shares(prices, problem) - usage).max()
+        if error <= tol or error > _SLOWEST * last:
             return prices
         last = error
         log_usage = np.log(np.maximum(usage, np.exp(-_HIGHEST)))
-        prices = prices + epsilon * (np.log(prior) - log_usage)
-        prices /= 1 + epsilon / lam
+        prices = prices + problem.epsilon * (np.log(problem.prior) - log_usage)
+        prices /= 1 + problem.epsilon / problem.lam

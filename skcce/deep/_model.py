@@ -287,9 +287,14 @@ class DeepSoftmax(SoftmaxModel):
 
     def input_gradient(self, X: NDArray, gradient: NDArray) -> NDArray:
         self._module.eval()
-        with torch.enable_grad(), self._autocast(), torch_threads(self.n_threads):
+        with (
+            self._random_numbers(),
+            torch_threads(self.n_threads),
+            torch.enable_grad(),
+        ):
             batch = self._scale(X, self._device).requires_grad_()
-            logits = self._forward(self._lay_out(batch)).float()
+            with self._autocast():
+                logits = self._forward(self._lay_out(batch)).float()
             toward = torch.from_numpy(gradient).to(logits)
             (of_rows,) = torch.autograd.grad(logits, batch, toward)
         return of_rows.cpu().numpy().astype(X.dtype, copy=False)

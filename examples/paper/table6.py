@@ -1,0 +1,44 @@
+"""Tables 6 and 7 of the paper: the forward and the reverse divergence.
+
+    python examples/paper/reproduce.py table6 --data FOLDER
+    python examples/paper/reproduce.py table6 --data FOLDER --deep
+
+(a) is the loss of eq. (10), with KL(mean label || equal shares), (b) that of eq. (11),
+with KL(equal shares || mean label). Table 6 has the features and settings of Table 2;
+Table 7, --deep, the networks and settings of Table 3.
+"""
+
+import runs
+import table2
+import table3
+from methods import LAM
+from published import TABLE6, TABLE7
+
+METHODS = ("(a)", "(b)")
+
+
+def add_arguments(add):
+    """Add the arguments of the command line."""
+    runs.add_arguments(add, "table6")
+    runs.add_data_arguments(add, METHODS, TABLE6)
+    add("--deep", action="store_true", help="Table 7")
+    add("--features", help='folder of <data set>.npz, or "pixels"')
+    add("--weights", default="DEFAULT", help="of the ResNet-50")
+    add("--epochs", type=int, help="10, with --deep 50")
+    add("--device", default="auto")
+    add("--threads", type=int, help="of torch on the CPU")
+    add("--width", type=float, default=1.0, help="factor of the channels of VGG-4")
+    add("--lam", type=float, default=LAM)
+
+
+def main(args):
+    """Run and report."""
+    table, paper = (table3, TABLE7) if args.deep else (table2, TABLE6)
+    args.epochs = args.epochs or (50 if args.deep else 10)
+    title = "Table 7, VGG-4 from scratch" if args.deep else "Table 6, fixed features"
+    if args.deep:
+        args.settings, args.lam = "paper", [args.lam]
+    rows, columns = args.methods, args.dataset
+    runs.reproduce(
+        args, title, rows, columns, table.load, table.run, paper, args.scores
+    )

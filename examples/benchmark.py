@@ -288,8 +288,8 @@ def run_cell(cell, source, args, progress):
     for seed, outcome in list(outcomes.items()):
         if outcome.get("limit", args.limit) < args.limit:
             del outcomes[seed]  # it has more time now
-    if not any("error" in outcome for outcome in outcomes.values()):
-        missing = [seed for seed in seeds if seed not in outcomes]
+    missing = [seed for seed in seeds if seed not in outcomes]
+    if missing and not any("error" in outcome for outcome in outcomes.values()):
         progress.set_postfix_str(" ".join(cell))
         results = run_apart(source, panel, method, missing, args.limit)
         # The results come first, or nobody would see them end.

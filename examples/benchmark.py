@@ -544,7 +544,7 @@ def parse_arguments():
     parser.add_argument(
         "--jobs", type=int, default=1, help="processes at once; times are fair with 1"
     )
-    parser.add_argument("--output", type=Path, default=Path("benchmark"))
+    parser.add_argument("--output", type=Path, default=Path("results"))
     args = parser.parse_args()
     if args.path is not None and not args.path.exists():
         parser.error(f"{args.path} does not exist")

@@ -236,25 +236,26 @@ def fit_all(pipe, source, panel, method, seeds):
 
 def run_apart(source, panel, method, seeds, limit):
     """Yield the outcome for each seed; a failure, or too long a fit, is the last."""
-    context = get_context("forkserver")  # the imports are done once
-    context.set_forkserver_preload(["skcce.methods", "sklearn.cluster", "umap", "evoc"])
-    ours, theirs = context.Pipe(duplex=False)
+    # The imports are done once; that of UMAP starts threads, which no fork survives.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["skcce.methods", "sklearn.cluster"])
+    here, there = context.Pipe(duplex=False)
     process = context.Process(
-        target=fit_all, args=(theirs, source, panel, method, seeds)
+        target=fit_all, args=(there, source, panel, method, seeds)
     )
     process.start()
-    theirs.close()
+    there.close()
     try:
         for seconds in [WARM_UP_LIMIT] + len(seeds) * [limit]:
-            if not ours.poll(seconds):
+            if not here.poll(seconds):
                 yield {"error": f"> {seconds:g} s", "limit": limit}
                 return
-            outcome = ours.recv()
+            outcome = here.recv()
             if outcome:
                 yield outcome
             if "error" in outcome:
                 return
-        process.join(1)
+        process.join(10)
     except EOFError:
         yield {"error": "its process died"}
     finally:
@@ -287,11 +288,12 @@ def run_cell(cell, source, args, progress):
     for seed, outcome in list(outcomes.items()):
         if outcome.get("limit", args.limit) < args.limit:
             del outcomes[seed]  # it has more time now
-    if not any("error" in outcome for outcome in outcomes.values()):
-        missing = [seed for seed in seeds if seed not in outcomes]
+    missing = [seed for seed in seeds if seed not in outcomes]
+    if missing and not any("error" in outcome for outcome in outcomes.values()):
         progress.set_postfix_str(" ".join(cell))
         results = run_apart(source, panel, method, missing, args.limit)
-        for seed, outcome in zip(missing, results, strict=False):
+        # The results come first, or nobody would see them end.
+        for outcome, seed in zip(results, missing, strict=False):
             outcomes[seed] = outcome
             write(files[seed], json.dumps(outcome, indent=1))
             progress.update("error" not in outcome)
@@ -542,7 +544,7 @@ def parse_arguments():
     parser.add_argument(
         "--jobs", type=int, default=1, help="processes at once; times are fair with 1"
     )
-    parser.add_argument("--output", type=Path, default=Path("benchmark"))
+    parser.add_argument("--output", type=Path, default=Path("results"))
     args = parser.parse_args()
     if args.path is not None and not args.path.exists():
         parser.error(f"{args.path} does not exist")

@@ -34,30 +34,106 @@ def run(module, monkeypatch, *arguments):
     module.main()
 
 
-@pytest.mark.usefixtures("examples")
-def test_compare_on_reads_files_and_folders(tmp_path, digits, monkeypatch, capsys):
-    import compare_on
+@pytest.fixture
+def benchmark_folder(tmp_path, digits):
+    X, y = digits[0][:200], digits[1][:200]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    # Columns that are copies, and too large for reg_covar: a mixture fails on them.
+    np.savez(folder / "copies.npz", X=1e9 * X[:, 20:24].repeat(3, axis=1), y=y)
+    np.savez(folder / "other.npz", pixels=X)
+    return folder
 
-    X, y = digits[0][:300], digits[1][:300]
-    np.savez(tmp_path / "a_halves.npz", X=X.astype(np.float16), y=y)
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
+def test_benchmark_has_a_cell_for_every_outcome(benchmark_folder, monkeypatch, capsys):
+    import benchmark
+
+    found = benchmark.find_spec
+    monkeypatch.setattr(
+        benchmark, "find_spec", lambda name: None if name == "gemclus" else found(name)
+    )
+    output = benchmark_folder / "results"
+    options = [benchmark_folder, "--seeds", 2, "--max-rows", 150, "--output", output]
+    panels = ["--panels", "balanced", "tail-10", "balanced-auto"]
+    run(benchmark, monkeypatch, *options, "--methods", "Ward", "--limit", 1e-9)
+    assert (output / "results.md").read_text().count("> 1e-09 s") == 3 * 2 * 2
+    methods = ["KMeans", "GaussianMixture", "GemClus-RIM", "Ward", "HDBSCAN"]
+    options += [*panels, "--methods", *methods]
+    run(benchmark, monkeypatch, *options)
+    printed = capsys.readouterr().out
+    assert "other.npz: no X and y, skipped" in printed
+    text = (output / "results.md").read_text()
+    assert printed.endswith(text + "\n")
+    for panel in ("balanced", "tail-10", "balanced-auto"):
+        for name in ("digits", "copies"):
+            assert f"\n#### {panel}: {name}, " in text
+    assert "digits, 150 x 64, 10 classes" in text
+    assert "| ValueError: Fitting the mixture model failed" in text
+    assert "| not installed " in text
+    assert "> 1e-09 s" not in text  # Ward had more time
+    assert (output / "quality_and_time.png").stat().st_size > 10_000
+    one = json.loads((output / "runs" / "digits--tail-10--KMeans--1.json").read_text())
+    assert set(one) >= {"ACC", "NMI", "ARI", "coverage", "seconds", "MB"}
+
+    def not_again(*args):
+        raise AssertionError("runs again")
+
+    monkeypatch.setattr(benchmark, "run_apart", not_again)
+    run(benchmark, monkeypatch, *options)
+    assert (output / "results.md").read_text() == text
+    with pytest.raises(SystemExit):
+        run(benchmark, monkeypatch, "--output", output, "--max-rows", 100)
+    assert "choose another --output" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(benchmark, monkeypatch, benchmark_folder / "missing.npz")
+
+
+@pytest.mark.usefixtures("examples")
+def test_critical_difference_is_that_of_demsar():
+    import benchmark
+
+    # Table 5 (a): the q of the two-tailed Nemenyi test at 5 %, of 2 to 10 methods.
+    published = [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164]
+    for k, q in enumerate(published, 2):
+        difference = benchmark.critical_difference(k, 12)
+        assert_allclose(difference, q * np.sqrt(k * (k + 1) / 72), rtol=5e-4)
+
+
+@pytest.mark.usefixtures("examples")
+def test_a_failure_shares_the_last_rank():
+    import benchmark
+
+    scores = np.array([[50, 70, np.nan, np.nan], [60, 60, 10, np.nan]])
+    assert_array_equal(benchmark.mean_ranks(scores), [1.75, 1.25, 3.25, 3.75])
+
+
+@pytest.mark.usefixtures("examples")
+def test_rows_of_files_are_read_as_they_say(tmp_path, digits):
+    import benchmark
+
+    X = digits[0][:90]
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    y = digits[1][:90]
+    np.savez(tmp_path / "unit.npz", X=unit.astype(np.float16), y=y)
     images = X.reshape(-1, 8, 8).astype(np.uint8)
     np.savez(
-        tmp_path / "b_split.npz",
-        X_train=images,
-        y_train=y,
-        X_test=images[:100],
-        y_test=y[:100],
+        tmp_path / "parts.npz",
+        X_train=images[:60],
+        y_train=y[:60],
+        X_test=images[60:],
+        y_test=y[60:],
     )
-    np.savez(tmp_path / "c_other.npz", pixels=images)
-    methods = ["--methods", "KMeans", "Ward", "CollisionClusterer"]
-    run(compare_on, monkeypatch, tmp_path, "--seeds", 2, "--normalize", *methods)
-    output = capsys.readouterr().out
-    assert "a_halves: 300 x 64, 10 clusters" in output
-    assert "b_split: 100 x 64, 10 clusters" in output
-    assert "c_other.npz: no X and y, skipped" in output
-    assert output.count("CollisionClusterer") == 2
-    with pytest.raises(SystemExit):
-        run(compare_on, monkeypatch, tmp_path / "missing.npz")
+    rows, _ = benchmark.read(tmp_path / "unit.npz", "test", None)
+    assert rows.dtype == np.float32
+    assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+    assert_allclose(rows, unit, atol=1e-3)
+    rows, _ = benchmark.read(tmp_path / "parts.npz", "all", None)
+    assert_allclose(rows, X / 255, rtol=1e-6)
+    rows, classes = benchmark.read(tmp_path / "parts.npz", "test", None)
+    assert rows.shape == (30, 64)
+    assert_array_equal(classes, y[60:])
 
 
 @pytest.mark.slow
@@ -66,7 +142,7 @@ def test_demo_draws_its_picture(tmp_path, monkeypatch, capsys):
     import demo
 
     monkeypatch.setattr(demo, "N_SEEDS", 1)
-    monkeypatch.setattr(demo, "DEFAULT_METHODS", ["KMeans", "CollisionClusterer"])
+    monkeypatch.setattr(demo, "METHODS", ["KMeans", "CollisionClusterer"])
     run(demo, monkeypatch, "--output", tmp_path / "demo.png")
     assert capsys.readouterr().out.count("CollisionClusterer") == 3
     assert (tmp_path / "demo.png").stat().st_size > 50_000

@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import pydoc
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
-from skcce import CollisionClusterer
+from skcce import CollisionClusterer, LinearSoftmax
 from skcce.deep import DeepSoftmax
 from skcce.methods import (
     FairCrossEntropy,
@@ -148,6 +149,12 @@ def test_parameters_are_those_of_the_objective_and_the_shared_ones(kind):
     objective, values = OF[kind]
     own = inspect.signature(objective).parameters
     assert set(own) == set(values)
+    own = {
+        name: p.replace(default="auto", annotation=p.annotation | Literal["auto"])
+        if name in kind.auto
+        else p
+        for name, p in own.items()
+    }
     number, *shared = inspect.signature(SoftmaxClusterer).parameters.values()
     shared = [parameter for parameter in shared if parameter.name != "objective"]
     expected = [number, *own.values(), *shared]
@@ -184,7 +191,21 @@ def test_docstring_has_all_parameters(kind):
         default = eval(line.rpartition("default=")[2])
         assert default == parameter.default
         (line,) = (x for x in objective.splitlines() if x.startswith(f"{name} : "))
+        default = inspect.signature(OF[kind][0]).parameters[name].default
         assert eval(line.rpartition("default=")[2]) == default
+
+
+@every_one
+def test_auto_values_are_valid_and_those_of_the_objective_without_a_network(kind):
+    own = inspect.signature(OF[kind][0]).parameters
+    for name in kind.auto.keys() & own:
+        given, learned = kind.auto[name]
+        assert given == own[name].default
+        network = DeepSoftmax(torch.nn.Flatten, augment="digits")
+        for value, model in ((given, LinearSoftmax()), (learned, network)):
+            objective = kind()._new_objective(model)
+            objective.check(3)
+            assert getattr(objective, name) == value
 
 
 @every_one

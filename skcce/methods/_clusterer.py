@@ -8,6 +8,7 @@ from sklearn.utils._param_validation import StrOptions
 from skcce._base import SoftmaxClusterer
 from skcce._model import SoftmaxModel
 from skcce._objective import Objective
+from skcce._settings import auto_value
 
 _PRIOR = [StrOptions({"auto", "learn"}), "array-like", None]
 
@@ -17,7 +18,8 @@ class ObjectiveClusterer(SoftmaxClusterer):
 
     ``class SomeClusterer(ObjectiveClusterer, objective=Some)`` is the estimator of
     ``Some``. Its ``__init__`` takes the number of clusters, the parameters of ``Some``,
-    and those that all estimators share; scikit-learn reads them from its signature.
+    and those that all estimators share; scikit-learn reads them from its signature. The
+    default of a parameter that `auto` has a row for is "auto".
     """
 
     _objective: ClassVar[type[Objective]]
@@ -43,22 +45,33 @@ class ObjectiveClusterer(SoftmaxClusterer):
             **objective._parameter_constraints,
         }
         del cls._parameter_constraints["objective"]
-        if "prior" in signature(objective).parameters:
+        own = signature(objective).parameters
+        if "prior" in own:
             cls._parameter_constraints["prior"] = _PRIOR
+        for name in cls.auto.keys() & own:
+            cls._parameter_constraints[name] = [
+                *objective._parameter_constraints[name],
+                StrOptions({"auto"}),
+            ]
 
     def _new_objective(self, model: SoftmaxModel) -> Objective:
-        own = {
-            name: getattr(self, name) for name in signature(self._objective).parameters
-        }
+        names = signature(self._objective).parameters
+        own = {name: getattr(self, name) for name in names}
         if isinstance(own.get("prior"), str):
             own["prior"] = None  # that of the tree
-        return self._objective(**own)
+        auto = {name: auto_value(self, name, model) for name in self.auto.keys() & own}
+        return self._objective(**own | auto)
 
 
 def _init(cls: type, objective: type[Objective]) -> Any:
     """Return an `__init__` that stores its arguments, as scikit-learn wants it."""
     itself, number, *shared = signature(SoftmaxClusterer.__init__).parameters.values()
-    own = signature(objective).parameters.values()
+    own = [
+        p.replace(default="auto", annotation=p.annotation | Literal["auto"])
+        if p.name in cls.auto
+        else p
+        for p in signature(objective).parameters.values()
+    ]
     known = Signature(
         [itself, number, *own, *(p for p in shared if p.name != "objective")]
     )

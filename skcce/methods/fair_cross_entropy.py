@@ -1,6 +1,8 @@
 """Shannon cross-entropy with fair labels (MIADM; eq. 5 of the paper)."""
 
+from collections.abc import Mapping
 from numbers import Real
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -113,8 +115,9 @@ class MIADMClusterer(ObjectiveClusterer, objective=FairCrossEntropy):
     ----------
     n_clusters : int, "auto" or pair of int, default=8
         Number of clusters, as that of :class:`skcce.CollisionClusterer`.
-    lam : float, default=1.0
-        Weight :math:`\lambda` of the fairness term.
+    lam : float or "auto", default="auto"
+        Weight :math:`\lambda` of the fairness term. "auto" is 1.0 for a linear model,
+        10.0 for a network.
     penalty : float, default=1.0
         Weight of the divergence of labels from predictions: small values make labels
         more certain than predictions are.
@@ -151,3 +154,7 @@ class MIADMClusterer(ObjectiveClusterer, objective=FairCrossEntropy):
     >>> MIADMClusterer(3, random_state=0).fit(X).predict_proba(X[:2]).shape
     (2, 3)
     """
+
+    auto: ClassVar[Mapping[str, tuple]] = MappingProxyType(
+        {"lam": (1.0, 10.0), **ObjectiveClusterer.auto}
+    )

@@ -1,6 +1,8 @@
 """Mutual information, with predictions that stay where samples move (IMSAT)."""
 
+from collections.abc import Mapping
 from numbers import Real
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -107,8 +109,9 @@ class IMSATClusterer(ObjectiveClusterer, objective=SelfAugmentation):
     ----------
     n_clusters : int, "auto" or pair of int, default=8
         Number of clusters, as that of :class:`skcce.CollisionClusterer`.
-    lam : float, default=0.1
-        Weight :math:`\lambda` of the mutual information.
+    lam : float or "auto", default="auto"
+        Weight :math:`\lambda` of the mutual information. "auto" is 0.1 for a linear
+        model, 1.0 for a network.
     mu : float, default=4.0
         Weight :math:`\mu` of the shares within it.
     prior : "auto", "learn", None or array-like of shape (n_clusters,), default=None
@@ -144,3 +147,7 @@ class IMSATClusterer(ObjectiveClusterer, objective=SelfAugmentation):
     >>> IMSATClusterer(3, random_state=0).fit(X).predict_proba(X[:2]).shape
     (2, 3)
     """
+
+    auto: ClassVar[Mapping[str, tuple]] = MappingProxyType(
+        {"lam": (0.1, 1.0), **ObjectiveClusterer.auto}
+    )

@@ -49,7 +49,13 @@ GRIDS = {
 }
 TUNED = {
     "linear": {"SeLa": {"epsilon": 0.5}, "MIADM": {"lam": 2.0}},
-    "deep": {},
+    "deep": {
+        "SeLa": {"epsilon": 0.05},
+        "MIADM": {"lam": 10.0},
+        "IMSAT": {"lam": 1.0, "mu": 4.0},
+        "IIC": {"gamma": 2.0},
+        "SCAN": {"entropy_weight": 5.0},
+    },
 }
 
 

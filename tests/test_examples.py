@@ -282,6 +282,17 @@ def test_peers_are_compared_or_skipped(monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("paper")
+def test_transport_labels_are_those_of_pot(monkeypatch, capsys):
+    import transport
+
+    small = ["--n", 80, "--clusters", 4, "--epsilon", 0.5, "--repeats", 1]
+    run(transport, monkeypatch, *small)
+    *_, row = capsys.readouterr().out.splitlines()
+    assert row.split()[:4] == ["80", "x", "4", "0.5"]
+    assert float(row.split()[-1]) < 1e-8
+
+
+@pytest.mark.usefixtures("paper")
 def test_hard_problems_have_no_silent_miss(monkeypatch, capsys):
     import hard_problems
 

@@ -34,7 +34,11 @@ FAIRNESS = 1.3  # of MIGD
 # {model: {method: values}}; "linear" is Table 2, "deep" are the networks.
 GRIDS = {
     "linear": {
-        "SeLa": [{"epsilon": value} for value in (0.02, 0.05, 0.1, 0.2, 0.5)],
+        "SeLa": [
+            {"epsilon": epsilon, "queue_size": size}
+            for epsilon in (0.05, 0.5)
+            for size in (None, 1000)
+        ],
         "MIADM": [{"lam": lam} for lam in (0.5, 1.0, 2.0, 5.0, 10.0)],
     },
     "deep": {
@@ -48,7 +52,10 @@ GRIDS = {
     },
 }
 TUNED = {
-    "linear": {"SeLa": {"epsilon": 0.5}, "MIADM": {"lam": 2.0}},
+    "linear": {
+        "SeLa": {"epsilon": 0.05, "queue_size": 1000},
+        "MIADM": {"lam": 10.0},
+    },
     "deep": {
         "SeLa": {"epsilon": 0.05},
         "MIADM": {"lam": 10.0},

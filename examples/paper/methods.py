@@ -56,13 +56,7 @@ TUNED = {
         "SeLa": {"epsilon": 0.05, "queue_size": 1000},
         "MIADM": {"lam": 10.0},
     },
-    "deep": {
-        "SeLa": {"epsilon": 0.05},
-        "MIADM": {"lam": 10.0},
-        "IMSAT": {"lam": 1.0, "mu": 4.0},
-        "IIC": {"gamma": 2.0},
-        "SCAN": {"entropy_weight": 5.0},
-    },
+    "deep": {},  # the defaults of the library, which this made for networks
 }
 
 

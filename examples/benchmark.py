@@ -18,7 +18,8 @@ Settings are the defaults, but for what the libraries' guides say of clusters, a
 the data do not allow: KMeans has 10 starts, GaussianMixture diagonal covariances for
 more than 100 columns, SpectralClustering a graph of neighbors, UMAP 5 components and
 min_dist=0, HDBSCAN min_cluster_size=15. The extra `benchmark` installs UMAP, EVoC and
-GemClus. Forward is CollisionClusterer(divergence="forward").
+GemClus. Only if named: Forward, CollisionClusterer(divergence="forward"), and RIM, which
+is MIGD on the rows as they are, from one start, as that of GemClus is.
 
 Each method has a process of its own for each panel and data set. It is warm before the
 clock starts: a fit of few rows has compiled what it compiles. --limit holds for each
@@ -121,6 +122,9 @@ NUMBER_GIVEN = {
     "Forward": lambda k, seed, d: CollisionClusterer(
         k, divergence="forward", random_state=seed
     ),
+    "RIM": lambda k, seed, d: skcce.methods.MIGDClusterer(
+        k, features=None, n_neighbors=0, n_init=1, random_state=seed
+    ),
     "MIGD": ours("MIGDClusterer"),
     "SeLa": ours("SeLaClusterer"),
     "MIADM": ours("MIADMClusterer"),
@@ -152,6 +156,7 @@ NEEDS = {
     "GemClus-LinearMMD": "gemclus",
 }
 DETERMINISTIC = {"Ward", "HDBSCAN"}
+IF_NAMED = ("Forward", "RIM")
 PANELS = {  # ratio of the largest class to the smallest, and the methods
     "balanced": (1, NUMBER_GIVEN),
     "tail-10": (10, NUMBER_GIVEN),
@@ -525,8 +530,8 @@ def parse_arguments():
         nargs="+",
         choices=METHODS,
         metavar="METHOD",
-        default=[method for method in METHODS if method != "Forward"],
-        help=f"of {', '.join(METHODS)}; without it all but Forward",
+        default=[method for method in METHODS if method not in IF_NAMED],
+        help=f"of {', '.join(METHODS)}; without it all but {', '.join(IF_NAMED)}",
     )
     parser.add_argument(
         "--panels",

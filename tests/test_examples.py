@@ -614,7 +614,7 @@ def test_tuning_prints_the_best_of_each_grid(tmp_path, monkeypatch, capsys):
                 for path in tmp_path.glob(f"linear_MIADM-lam={lam}-*.json")
             ]
         )
-        for lam in (1, 2)
+        for lam in (1.0, 2.0)
     }
     best = max(means, key=means.get)
     assert f"linear MIADM: {{'lam': {best:.1f}}}" in lines

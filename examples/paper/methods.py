@@ -35,7 +35,11 @@ FAIRNESS = 1.3  # of MIGD
 # {model: {method: values}}; "linear" is Table 2, "deep" are the networks.
 GRIDS = {
     "linear": {
-        "SeLa": [{"epsilon": value} for value in (0.02, 0.05, 0.1, 0.2, 0.5)],
+        "SeLa": [
+            {"epsilon": epsilon, "queue_size": size}
+            for epsilon in (0.05, 0.5)
+            for size in (None, 1000)
+        ],
         "MIADM": [{"lam": lam} for lam in (0.5, 1.0, 2.0, 5.0, 10.0)],
     },
     "deep": {
@@ -49,14 +53,11 @@ GRIDS = {
     },
 }
 TUNED = {
-    "linear": {"SeLa": {"epsilon": 0.5}, "MIADM": {"lam": 2.0}},
-    "deep": {
-        "SeLa": {"epsilon": 0.05},
+    "linear": {
+        "SeLa": {"epsilon": 0.05, "queue_size": 1000},
         "MIADM": {"lam": 10.0},
-        "IMSAT": {"lam": 1.0, "mu": 4.0},
-        "IIC": {"gamma": 2.0},
-        "SCAN": {"entropy_weight": 5.0},
     },
+    "deep": {},  # the defaults of the library, which this made for networks
 }
 
 

@@ -504,6 +504,24 @@ def test_table2_takes_the_papers_step(rng):
     assert_allclose(model.coef_, before - 0.1 * step)
 
 
+@pytest.mark.usefixtures("paper")
+def test_methods_have_the_papers_parameters():
+    import methods
+    import table4
+
+    for kind in ("linear", "deep"):
+        assert methods.own_parameters("MIGD", kind, 100.0) == {"lam": 1.3}
+        assert methods.own_parameters("Our", kind, 100.0) == {"lam": 100.0}
+    # IMSAT, IIC and SCAN have a view in their loss, but no weight of it.
+    for method in methods.RIVALS:
+        own = methods.own_parameters(method, "deep", 100.0, view_weight=0.5)
+        estimator = methods.make_estimator(method, 4, **own)
+        assert getattr(estimator, "view_weight", 0.5) == 0.5
+    forward, reverse = (methods.make_estimator(m, 4).divergence for m in ("(a)", "(b)"))
+    assert (forward, reverse) == ("forward", "reverse")
+    assert table4.VIEW_WEIGHT == {"stl10": 0.5, "cifar10": 0.2, "cifar100-20": 0.4}
+
+
 def test_features_may_come_from_files(reproduced, tmp_path, blobs):
     X, y = blobs
     (tmp_path / "features").mkdir()
@@ -604,7 +622,8 @@ def test_tuning_prints_the_best_of_each_grid(tmp_path, monkeypatch, capsys):
         "deep": {"IMSAT": [{"lam": 0.1, "mu": 4.0}]},
     }
     monkeypatch.setattr(tune, "GRIDS", grids)
-    small = ["--runs", 2, "--linear-epochs", 2, "--width", 0.05, "--epochs", 1]
+    small = ["--runs", 2, "--copies", 1, "--linear-epochs", 2]
+    small += ["--width", 0.05, "--epochs", 1]
     reproduce.main(["tune", *small, "--output", tmp_path])
     lines = capsys.readouterr().out.splitlines()
     means = {

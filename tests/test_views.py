@@ -235,6 +235,26 @@ def test_copies_are_no_distance_apart():
     assert_array_equal(mean_distance(X, graph), 0)
 
 
+@pytest.mark.parametrize("features", [None, "spectral"])
+def test_a_fit_takes_distances_from_its_own_features(rows, features, monkeypatch):
+    met = {}
+
+    def spy(model, X, distance, random_state):
+        met.update(zip(map(bytes, X), distance, strict=True))
+        return X
+
+    monkeypatch.setattr("skcce._views.adversarial_rows", spy)
+    clusterer = IMSATClusterer(
+        2, features=features, n_neighbors=4, n_init=1, max_iter=1, random_state=0
+    )
+    clusterer.set_params(view_distance=0.5, init="random", tol=1).fit(rows)
+    graph = find_neighbors(TrainingData(rows), 4, None).walk
+    X = rows if features is None else clusterer.features_.transform(rows)
+    expected = dict(zip(map(bytes, X), 0.5 * mean_distance(X, graph), strict=True))
+    assert met.keys() == expected.keys()
+    assert_allclose([met[row] for row in expected], [*expected.values()])
+
+
 # --- What a batch brings --------------------------------------------------------------
 
 

@@ -111,7 +111,7 @@ def resolve(
             f"n_neighbors > 0 (it is {n_neighbors} for n_samples={n_samples}), or "
         )
         raise ValueError(
-            f"objective={objective!r} compares views of a sample: it needs "
+            f"{objective!r} compares views of a sample: it needs "
             f"{neighbors if data.X.ndim == 2 else ''}a model that makes views, such as "
             "DeepSoftmax(augment=...)."
         )

@@ -107,9 +107,9 @@ def mean_distance(X: NDArray, graph: csr_array) -> NDArray:
     """
     total = np.empty(len(X))
     for block in gen_batches(len(X), BLOCK):
-        first, *ends = graph.indptr[block.start : block.stop + 1]
-        counts = np.diff(graph.indptr)[block]
-        others = X[graph.indices[first : ends[-1]]]
+        ends = graph.indptr[block.start : block.stop + 1]
+        counts = np.diff(ends)
+        others = X[graph.indices[ends[0] : ends[-1]]]
         lengths = np.linalg.norm(others - np.repeat(X[block], counts, axis=0), axis=1)
         # Every row has an entry: the walk may stay where it is.
         total[block] = np.add.reduceat(lengths, np.cumsum(counts) - counts)

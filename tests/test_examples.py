@@ -489,6 +489,39 @@ def test_failed_runs_are_told_and_run_again(reproduced, monkeypatch):
     assert len(reproduced("table2", *options)[1]) == len(files) + 1
 
 
+@pytest.mark.usefixtures("paper")
+def test_table2_takes_the_papers_step(rng):
+    """Learning rate and penalty are for the weights of rows as they are given."""
+    import table2
+
+    X = rng.normal(size=(30, 4)) * [1, 2, 3, 4] + 5
+    model = table2.make_clusterer("MIGD", X, 3, alpha=0.02, epochs=1).model
+    random_state = np.random.RandomState(0)
+    model.initialize(X, 3, labels=None, sample_weight=None, random_state=random_state)
+    before, gradient = model.coef_.copy(), rng.normal(size=(30, 3))
+    model.train_step(X, lambda logits: (0.0, gradient), progress=0.0)
+    step = gradient.T @ (X - X.mean(axis=0)) + 0.02 * before
+    assert_allclose(model.coef_, before - 0.1 * step)
+
+
+@pytest.mark.usefixtures("paper")
+def test_methods_have_the_papers_parameters():
+    import methods
+    import table4
+
+    for kind in ("linear", "deep"):
+        assert methods.own_parameters("MIGD", kind, 100.0) == {"lam": 1.3}
+        assert methods.own_parameters("Our", kind, 100.0) == {"lam": 100.0}
+    # IMSAT, IIC and SCAN have a view in their loss, but no weight of it.
+    for method in methods.RIVALS:
+        own = methods.own_parameters(method, "deep", 100.0, view_weight=0.5)
+        estimator = methods.make_estimator(method, 4, **own)
+        assert getattr(estimator, "view_weight", 0.5) == 0.5
+    forward, reverse = (methods.make_estimator(m, 4).divergence for m in ("(a)", "(b)"))
+    assert (forward, reverse) == ("forward", "reverse")
+    assert table4.VIEW_WEIGHT == {"stl10": 0.5, "cifar10": 0.2, "cifar100-20": 0.4}
+
+
 def test_features_may_come_from_files(reproduced, tmp_path, blobs):
     X, y = blobs
     (tmp_path / "features").mkdir()
@@ -539,6 +572,18 @@ def test_labels_add_to_an_objective(rng):
     assert_allclose(change, 2 * np.vdot(step, parts[0][1]), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("paper")
+def test_corrupted_labels_are_as_soft_as_they_are_wrong():
+    import fig2
+
+    y = np.arange(3000) % 3
+    labels = fig2.corrupted_labels(y, 0.6, np.random.default_rng(0))
+    assert_allclose(labels.max(axis=1), 0.4 + 0.6 / 3, rtol=1e-6)
+    assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
+    # A third of those that are drawn anew stay what they were.
+    assert_allclose(np.mean(labels.argmax(axis=1) == y), 0.4 + 0.6 / 3, atol=0.03)
+
+
 def test_figure2_draws_and_prints_accuracies(reproduced, tmp_path):
     picture = tmp_path / "fig2.png"
     small = [*NETWORK, "--dataset", "mnist", "--corrupted", 0, 0.5, "--runs", 2]
@@ -577,7 +622,8 @@ def test_tuning_prints_the_best_of_each_grid(tmp_path, monkeypatch, capsys):
         "deep": {"IMSAT": [{"lam": 0.1, "mu": 4.0}]},
     }
     monkeypatch.setattr(tune, "GRIDS", grids)
-    small = ["--runs", 2, "--linear-epochs", 2, "--width", 0.05, "--epochs", 1]
+    small = ["--runs", 2, "--copies", 1, "--linear-epochs", 2]
+    small += ["--width", 0.05, "--epochs", 1]
     reproduce.main(["tune", *small, "--output", tmp_path])
     lines = capsys.readouterr().out.splitlines()
     means = {
@@ -592,6 +638,10 @@ def test_tuning_prints_the_best_of_each_grid(tmp_path, monkeypatch, capsys):
     best = max(means, key=means.get)
     assert f"linear MIADM: {{'lam': {best:.1f}}}" in lines
     assert "deep IMSAT: {'lam': 0.1, 'mu': 4.0}" in lines
+    # A part of the grids is not run again.
+    monkeypatch.setattr(tune.runs, "fit", None)
+    reproduce.main(["tune", *small, "--output", tmp_path, "--only", "linear"])
+    assert f"linear MIADM: {{'lam': {best:.1f}}}" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -269,6 +269,16 @@ def test_scores_of_a_large_range(rng, epsilon):
         assert_allclose(labels.mean(axis=0), 1 / 6, rtol=0, atol=1.01e-6)
 
 
+@pytest.mark.parametrize("lam", [np.inf, 1.0, 0.1])
+def test_a_few_steps_are_enough(rng, lam):
+    """With a wrong curvature they would get there, too, but in dozens."""
+    scores, prior, weight = random_problem(rng, n=300, n_clusters=10)
+    labels = transport_labels(
+        scores, prior, 0.02, lam, weight=weight, tol=1e-11, max_iter=10
+    )
+    assert_optimal(labels, scores, prior, 0.02, lam, weight)
+
+
 def test_a_high_temperature_leaves_the_prior(rng):
     scores, prior, _ = random_problem(rng)
     labels = transport_labels(scores, prior, 1e5, tol=1e-12)

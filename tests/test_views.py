@@ -6,6 +6,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import approx_fprime
 from scipy.special import rel_entr, softmax
+from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
 from skcce import LinearSoftmax, SoftmaxModel
@@ -154,6 +155,9 @@ def test_with_two_clusters_the_direction_is_the_only_one(rows):
     toward = (moved - rows) / 0.1
     across = model.coef_[0] - model.coef_[1]
     assert_allclose(np.abs(toward @ across), np.linalg.norm(across), rtol=1e-6)
+    # Uphill from the random point, that is, to its side.
+    drawn = np.random.RandomState(0).normal(size=rows.shape)
+    assert_array_equal(np.sign(toward @ across), np.sign(drawn @ across))
 
 
 def test_where_nothing_changes_a_row_moves_at_random(rows):
@@ -231,6 +235,26 @@ def test_copies_are_no_distance_apart():
     assert_array_equal(mean_distance(X, graph), 0)
 
 
+@pytest.mark.parametrize("features", [None, "spectral"])
+def test_a_fit_takes_distances_from_its_own_features(rows, features, monkeypatch):
+    met = {}
+
+    def spy(model, X, distance, random_state):
+        met.update(zip(map(bytes, X), distance, strict=True))
+        return X
+
+    monkeypatch.setattr("skcce._views.adversarial_rows", spy)
+    clusterer = IMSATClusterer(
+        2, features=features, n_neighbors=4, n_init=1, max_iter=1, random_state=0
+    )
+    clusterer.set_params(view_distance=0.5, init="random", tol=1).fit(rows)
+    graph = find_neighbors(TrainingData(rows), 4, None).walk
+    X = rows if features is None else clusterer.features_.transform(rows)
+    expected = dict(zip(map(bytes, X), 0.5 * mean_distance(X, graph), strict=True))
+    assert met.keys() == expected.keys()
+    assert_allclose([met[row] for row in expected], [*expected.values()])
+
+
 # --- What a batch brings --------------------------------------------------------------
 
 
@@ -293,4 +317,4 @@ def test_copies_of_a_few_rows_are_clustered():
     """All neighbors are copies: no view moves."""
     X = np.repeat([[0.0, 0], [10, 0], [0, 10]], 30, axis=0)
     clusterer = IMSATClusterer(3, random_state=0).fit(X)
-    assert len(np.unique(clusterer.labels_.reshape(3, 30), axis=1).ravel()) == 3
+    assert adjusted_rand_score(np.repeat([0, 1, 2], 30), clusterer.labels_) == 1

@@ -1,8 +1,9 @@
 """The methods of the tables, and the hyper-parameters that are their own.
 
 What the paper says is taken: lam 100 for its own method, and 1.3 for the weight of the
-fairness term in eq. (1), MIGD's. It calls the others "separately tuned". Here they are
-tuned by one rule, which never sees the data of the tables::
+fairness term in eq. (1), MIGD's, which the arXiv version has. The NeurIPS version has
+all but its own "separately tuned". Here those that are not given are tuned by one rule,
+which never sees the data of the tables::
 
     OMP_NUM_THREADS=1 python examples/paper/reproduce.py tune
 

@@ -24,17 +24,10 @@ SCORES = {
 }
 # Arguments that do not change what a run gives.
 MAY_CHANGE = {
-    *("data", "dataset", "methods", "runs", "output", "download"),
-    *(
-        "scores",
-        "markdown",
-        "picture",
-        "device",
-        "threads",
-        "clusters",
-        "corrupted",
-        "ratios",
-    ),
+    *("data", "download", "output", "markdown", "picture", "device", "threads"),
+    # Those that choose cells, or what is shown of them.
+    *("runs", "dataset", "methods", "scores", "clusters", "corrupted", "ratios"),
+    "only",
 }
 
 

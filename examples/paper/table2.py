@@ -11,7 +11,8 @@ L2 penalties of 0.001 (MNIST), 0.02 (CIFAR-10, STL-10) and 0.009 (CIFAR-100-20),
 neighbors, one start. LinearSoftmax divides the centered rows by the root s of their
 mean square norm. For rows as they are given, as the paper's numbers have it, a learning
 rate of 0.1 and a penalty alpha are 0.1 s^2 and alpha / s^2 there. What differs: the
-first weights are drawn for the divided rows, and the learning rate decays to zero.
+rows are centered, and the intercept, too, learns at the rate of 0.1 s^2; the first
+weights are drawn for the divided rows; and the learning rate decays to zero.
 
 lam is 100 as in eq. (11), the weight of the mean-level loss. Eq. (15), read literally,
 would make that 100 / 250: --lam 0.4. KMeans is scikit-learn's, with its defaults.
@@ -40,12 +41,12 @@ def add_arguments(add):
     add_linear_arguments(add)
 
 
-def add_linear_arguments(add):
+def add_linear_arguments(add, epochs=10):
     """Add the arguments of fixed features."""
     add("--features", help='folder of <data set>.npz, or "pixels"')
     add("--weights", default="DEFAULT", help="of the ResNet-50")
     add("--device", default="auto", help="of the ResNet-50")
-    add("--epochs", type=int, default=10)
+    add("--epochs", type=int, default=epochs)
     add("--lam", type=float, default=LAM)
 
 

@@ -6,9 +6,9 @@ r"""Table 5 of the paper: a few labels, and all images.
 
 The loss is that of a method, and twice Shannon's cross-entropy of the labeled images of
 a batch and of their views; their pseudo-labels are held at the truth (appendix E.2 of
-the NeurIPS version). "Only seeds" leaves the method out. Some of the training images,
-as many of each class as chance has it but not less than one, are labeled: another draw
-for each run. Scores are accuracies on test images, without any matching.
+the NeurIPS version). "Only seeds" leaves the method out. The same part of each class of
+the training images is labeled: another draw for each run. Scores are accuracies on test
+images, without any matching.
 
 The two versions of the paper differ: --network vgg4, from scratch and with the settings
 of Table 3, is the arXiv version's; resnet18, from pretext weights and with those of

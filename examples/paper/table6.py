@@ -5,13 +5,13 @@
 
 (a) is the loss of eq. (10), with KL(mean label || equal shares), (b) that of eq. (11),
 with KL(equal shares || mean label). Table 6 has the features and settings of Table 2;
-Table 7, --deep, the networks and settings of Table 3.
+Table 7, --deep, the networks and settings of Table 3. Without --epochs there are 10, or
+50 with --deep.
 """
 
 import runs
 import table2
 import table3
-from methods import LAM
 from published import TABLE6, TABLE7
 
 METHODS = ("(a)", "(b)")
@@ -22,13 +22,9 @@ def add_arguments(add):
     runs.add_arguments(add, "table6")
     runs.add_data_arguments(add, METHODS, TABLE6)
     add("--deep", action="store_true", help="Table 7")
-    add("--features", help='folder of <data set>.npz, or "pixels"')
-    add("--weights", default="DEFAULT", help="of the ResNet-50")
-    add("--epochs", type=int, help="10, with --deep 50")
-    add("--device", default="auto")
+    table2.add_linear_arguments(add, epochs=None)
+    table3.add_vgg4_arguments(add)
     add("--threads", type=int, help="of torch on the CPU")
-    add("--width", type=float, default=1.0, help="factor of the channels of VGG-4")
-    add("--lam", type=float, default=LAM)
 
 
 def main(args):

@@ -83,7 +83,8 @@ class OptimalTransport(Objective):
                 scores, self._prior, self.epsilon, weight=weight
             )
         else:
-            # Always the same samples, whatever order they are given in.
+            # Drawn, as samples may be sorted by class; always the same ones, so that a
+            # fit that is resumed ends as if it had not been interrupted.
             rows = np.random.default_rng(0).permutation(len(scores))[: self.queue_size]
             self._queue = scores[rows], weight[rows]
 

@@ -18,8 +18,9 @@ Settings are the defaults, but for what the libraries' guides say of clusters, a
 the data do not allow: KMeans has 10 starts, GaussianMixture diagonal covariances for
 more than 100 columns, SpectralClustering a graph of neighbors, UMAP 5 components and
 min_dist=0, HDBSCAN min_cluster_size=15. The extra `benchmark` installs UMAP, EVoC and
-GemClus. Only if named: Forward, CollisionClusterer(divergence="forward"), and RIM, which
-is MIGD on the rows as they are, from one start, as that of GemClus is.
+GemClus. Only if named: Forward, CollisionClusterer(divergence="forward"); MIGD-auto,
+MIGDClusterer(prior="auto"), with the tree that CollisionClusterer has by default; RIM,
+which is MIGD on the rows as they are, from one start, as that of GemClus is.
 
 Each method has a process of its own for each panel and data set. It is warm before the
 clock starts: a fit of few rows has compiled what it compiles. --limit holds for each
@@ -125,6 +126,9 @@ NUMBER_GIVEN = {
     "RIM": lambda k, seed, d: skcce.methods.MIGDClusterer(
         k, features=None, n_neighbors=0, n_init=1, random_state=seed
     ),
+    "MIGD-auto": lambda k, seed, d: skcce.methods.MIGDClusterer(
+        k, prior="auto", random_state=seed
+    ),
     "MIGD": ours("MIGDClusterer"),
     "SeLa": ours("SeLaClusterer"),
     "MIADM": ours("MIADMClusterer"),
@@ -156,7 +160,7 @@ NEEDS = {
     "GemClus-LinearMMD": "gemclus",
 }
 DETERMINISTIC = {"Ward", "HDBSCAN"}
-IF_NAMED = ("Forward", "RIM")
+IF_NAMED = ("Forward", "MIGD-auto", "RIM")
 PANELS = {  # ratio of the largest class to the smallest, and the methods
     "balanced": (1, NUMBER_GIVEN),
     "tail-10": (10, NUMBER_GIVEN),

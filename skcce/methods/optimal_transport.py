@@ -137,8 +137,8 @@ class SeLaClusterer(ObjectiveClusterer, objective=OptimalTransport):
     queue_size : int or None, default=None
         None solves for all labels as an epoch begins. A number solves for the labels of
         a batch in its step, beside as many of the latest predictions for other samples
-        [3]_. It needs batches of some 20 samples per cluster: in smaller ones exact
-        shares are far from the true ones.
+        [3]_. A linear model then needs larger batches than its default, or smaller
+        steps: it moves on fast from the predictions in the queue.
     view_weight : float, default=1.0
         Weight of all views of a sample, relative to that of the sample itself.
     model, features, n_neighbors, init, n_init, max_iter, batch_size, tol

@@ -60,6 +60,8 @@ _FINE_EPOCHS = 10
 # Sizes are unequal if the median sample lives in a cluster this many times as large as
 # an equal share. Unlike a mean, it does not move if a few clusters stay joined.
 _UNEQUAL = 1.3
+# With fewer fine clusters per cluster, the sizes of joined ones are unequal anyway.
+_FINE_TO_JUDGE = 3
 # Neighbors are left out if k-means parts them more than this times as often as in a
 # cloud without clusters.
 _MISLEADING = 0.8
@@ -178,7 +180,8 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
         return settings if shares == "given" else learned(tree, settings)
     if shares == "auto" and n_leaves < n_clusters:  # too few distinct rows
         return settings._replace(shares="given")
-    if shares == "auto" and 2 * tree.n_clusters >= n_clusters:
+    is_fine_enough = n_leaves >= _FINE_TO_JUDGE * n_clusters
+    if shares == "auto" and is_fine_enough and 2 * tree.n_clusters >= n_clusters:
         natural = np.sort(tree.shares(tree.n_clusters))
         median = natural[np.searchsorted(natural.cumsum(), 0.5)]
         shares = "learn" if median * n_clusters > _UNEQUAL else "auto"

@@ -57,6 +57,8 @@ def begun(objective, n=7, graph=None, progress=0.0, weight=None):
     objective = clone(objective)
     objective.check(3)
     proba = np.full((n, 3), 1 / 3)
+    if isinstance(objective, NeighborConsistency):
+        proba[0] = 0.8, 0.1, 0.1  # certain enough for the self-labeling step
     objective.begin_epoch(Epoch(proba, graph, progress, weight))
     return objective
 
@@ -383,7 +385,9 @@ def test_consistency_is_that_of_pairs_minus_entropy(rng, n_views):
 
 
 def self_labeling(**parameters):
-    return begun(NeighborConsistency(**parameters), progress=1.0)
+    objective = NeighborConsistency(**parameters)
+    objective.begin_epoch(Epoch(np.eye(3), progress=1.0))
+    return objective
 
 
 def test_only_certain_samples_label_their_views(rng):
@@ -408,11 +412,21 @@ def test_nobody_is_certain(rng):
     assert_array_equal(gradient, 0)
 
 
+def test_without_certain_predictions_views_go_on_to_agree():
+    objective = NeighborConsistency(threshold=0.9)
+    for highest, is_certain in ((0.89, False), (0.9, True)):
+        rest = (1 - highest) / 2
+        proba = np.array([[highest, rest, rest], [0.4, 0.3, 0.3]])
+        objective.begin_epoch(Epoch(proba, progress=1.0))
+        assert objective._labels_itself == is_certain
+        assert objective.may_stop
+
+
 def test_self_labeling_takes_the_last_epochs():
     objective = NeighborConsistency(self_label=0.25)
     steps, may_stop = [], []
     for epoch in range(20):
-        objective.begin_epoch(Epoch(np.full((7, 3), 1 / 3), progress=epoch / 19))
+        objective.begin_epoch(Epoch(np.eye(3), progress=epoch / 19))
         steps.append(objective._labels_itself)
         may_stop.append(objective.may_stop)
     assert steps == may_stop == [False] * 15 + [True] * 5

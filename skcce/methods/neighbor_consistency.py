@@ -34,16 +34,16 @@ class NeighborConsistency(Objective):
 
     In the last epochs, the self-labeling step, a sample whose prediction is certain
     labels its views instead, by Shannon cross-entropy in which all clusters count
-    alike.
+    alike. If no prediction is certain as an epoch begins, the first step goes on.
 
     Parameters
     ----------
     entropy_weight : float, default=5.0
         Weight :math:`\beta` of the entropy.
     self_label : float, default=0.25
-        Part of the epochs that the self-labeling step takes, at the end.
+        Fraction of the epochs, at the end, that the self-labeling step takes.
     threshold : float, default=0.99
-        Probability from which on a prediction is certain.
+        A prediction counts as certain from this probability on.
 
     References
     ----------
@@ -71,9 +71,10 @@ class NeighborConsistency(Objective):
 
     def begin_epoch(self, epoch: Epoch) -> None:
         """Choose the step."""
-        self._labels_itself = epoch.progress > 1 - self.self_label
+        is_due = epoch.progress > 1 - self.self_label
+        self._labels_itself = is_due and bool(epoch.proba.max() >= self.threshold)
         # Few changes before the second step are no reason to leave it out.
-        self.may_stop = self._labels_itself or self.self_label == 0
+        self.may_stop = is_due or self.self_label == 0
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
         """Return the value and its gradient."""
@@ -130,8 +131,9 @@ class SCANClusterer(ObjectiveClusterer, objective=NeighborConsistency):
         - \beta\, H(\bar\sigma),
 
     in expectation over batches: a sample and its view :math:`\tilde x_i`, a neighbor or
-    an augmented copy, shall be in the same cluster, and all clusters be used. In the
-    last epochs, predictions that are certain become labels of the views.
+    an augmented copy, should be in the same cluster, and all clusters be used. In the
+    last epochs, predictions that are certain become labels of the views, if there are
+    any: a short fit, or many clusters, may need a lower `threshold`.
 
     Parameters
     ----------
@@ -140,9 +142,9 @@ class SCANClusterer(ObjectiveClusterer, objective=NeighborConsistency):
     entropy_weight : float, default=5.0
         Weight :math:`\beta` of the entropy of the shares.
     self_label : float, default=0.25
-        Part of the epochs in which certain predictions become labels, at the end.
+        Fraction of the epochs, at the end, in which certain predictions become labels.
     threshold : float, default=0.99
-        Probability from which on a prediction is certain.
+        A prediction counts as certain from this probability on.
     model, features, n_neighbors, init, n_init, max_iter, batch_size, tol
         As those of :class:`skcce.CollisionClusterer`.
     contamination, checkpoint, random_state, verbose
@@ -151,8 +153,8 @@ class SCANClusterer(ObjectiveClusterer, objective=NeighborConsistency):
     Attributes
     ----------
     labels_, probabilities_, model_, ...
-        As those of :class:`skcce.CollisionClusterer`; `loss_` is the value of the last
-        step.
+        As those of :class:`skcce.CollisionClusterer`; `loss_` is the value in the last
+        epoch: of self-labeling, where it took place.
 
     See Also
     --------

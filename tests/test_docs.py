@@ -33,6 +33,7 @@ PAGES = {
     "docs/choosing.rst": (2, 0),
     "docs/training.rst": (1, 20),
     "docs/deep.rst": (3, 12),
+    "docs/methods.rst": (0, 6),
     "docs/contributing.rst": (1, 27),
 }
 

@@ -552,7 +552,7 @@ def test_views_are_asked_for_where_there_are_none(blobs):
     with pytest.raises(ValueError, match=r"^IICClusterer compares .*n_neighbors=0"):
         IICClusterer(4, n_neighbors=0).fit(blobs[0])
     with pytest.raises(ValueError, match="neighbors need rows, and X has images"):
-        IICClusterer(2, model=DeepSoftmax(nn.Identity)).fit(np.ones((9, 3, 3)))
+        IICClusterer(2, model=DeepSoftmax(nn.Identity)).fit(np.ones((20, 8, 8)))
 
 
 def test_a_view_source_that_nobody_knows_is_an_error(blobs):

@@ -297,7 +297,7 @@ feature_names_in_
         raise_if_diverged(state)
         if checkpoint and not state.interrupted:
             checkpoint.write(state, found, self)
-        warn_if_unfinished(state, self.tol, clusters, settings.n_wanted)
+        warn_if_unfinished(state, clusters, settings.n_wanted, self)
         return self
 
     def cut(self, n_clusters: int) -> Self:
@@ -613,7 +613,7 @@ feature_names_in_
         def end_epoch(state):
             if checkpoint:
                 checkpoint.write(state, found)
-            warn_of_collapse(state, settings.n_wanted)
+            warn_of_collapse(state, settings.n_wanted, self)
             return callbacks.end_epoch(
                 # A copy, because a callback may keep it.
                 lambda: {"model_": copy.deepcopy(model), "temperature_": 1.0, **found}

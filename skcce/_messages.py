@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
 from skcce._callbacks import N_WRAPPERS
@@ -12,6 +13,9 @@ from skcce._training import TrainingState
 # With fewer than half of the wanted clusters in use for this many consecutive epochs, a
 # fit hardly ever recovers.
 _COLLAPSE_EPOCHS = 3
+# Parameters that ask for more clusters, and those that shrink weights.
+_LARGER = ("lam", "mu", "gamma", "entropy_weight")
+_SMALLER = ("weight_decay", "alpha")
 _CALLER_OF_FIT = 3 + N_WRAPPERS  # for a function that fit calls
 
 
@@ -32,7 +36,9 @@ def raise_if_diverged(state: TrainingState) -> None:
         ) from state.error
 
 
-def warn_of_collapse(state: TrainingState, n_wanted: int) -> None:
+def warn_of_collapse(
+    state: TrainingState, n_wanted: int, estimator: BaseEstimator
+) -> None:
     """Warn in the epoch in which too few clusters were used for the third time."""
     n_used = [np.count_nonzero(shares) for shares in state.share_curve]
     few = [2 * n < n_wanted for n in n_used]
@@ -40,17 +46,18 @@ def warn_of_collapse(state: TrainingState, n_wanted: int) -> None:
         few[-_COLLAPSE_EPOCHS - 1 : -_COLLAPSE_EPOCHS]
     ):
         warnings.warn(
-            f"Only {n_used[-1]} of {n_wanted} clusters are used after "
-            f"{state.n_iter} epochs: the fit has collapsed, and an empty cluster "
-            "hardly ever comes back. Stop it, and try a larger lam, a smaller "
-            "learning rate or weight decay, or a larger batch_size.",
+            f"Clusters in use: {n_used[-1]} of {n_wanted} after {state.n_iter} epochs. "
+            "The fit has collapsed, and an empty cluster hardly ever comes back. "
+            f"Stop it, and try {_changes(estimator, _LARGER, 'a larger')}"
+            f"{_changes(estimator, _SMALLER, 'a smaller')}a smaller learning "
+            "rate, or a larger batch_size.",
             ConvergenceWarning,
             stacklevel=2,
         )
 
 
 def warn_if_unfinished(
-    state: TrainingState, tol: float, labels: NDArray, n_wanted: int
+    state: TrainingState, labels: NDArray, n_wanted: int, estimator: BaseEstimator
 ) -> None:
     """Warn the caller of fit if it has not reached its goal."""
     if state.interrupted:
@@ -62,7 +69,7 @@ def warn_if_unfinished(
         )
     elif not (state.converged or state.stopped):
         warnings.warn(
-            f"More than tol={tol} of the samples still changed cluster in "
+            f"More than tol={estimator.tol} of the samples still changed cluster in "
             f"epoch {state.n_iter}. Try a larger max_iter or tol.",
             ConvergenceWarning,
             stacklevel=_CALLER_OF_FIT,
@@ -70,9 +77,16 @@ def warn_if_unfinished(
     n_used = len(np.unique(labels))
     if n_used < n_wanted:
         warnings.warn(
-            f"Only {n_used} of {n_wanted} clusters are used. Try "
-            "a larger lam or n_init, or fewer clusters; the data may have fewer "
-            "distinct groups.",
+            f"Clusters in use: {n_used} of {n_wanted}. Try "
+            f"{_changes(estimator, _LARGER, 'a larger')}a larger n_init, or fewer "
+            "clusters; the data may have fewer distinct groups.",
             ConvergenceWarning,
             stacklevel=_CALLER_OF_FIT,
         )
+
+
+def _changes(estimator: BaseEstimator, candidates: tuple[str, ...], how: str) -> str:
+    """Return advice to change those parameters that the estimator or its parts have."""
+    names = {name.rpartition("__")[2] for name in estimator.get_params()}
+    there = [name for name in candidates if name in names]
+    return f"{how} {' or '.join(there)}, " if there else ""

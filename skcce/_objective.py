@@ -11,6 +11,8 @@ from skcce._pseudo_labels import check_prior
 
 __all__ = ["Batch", "Epoch", "Objective", "view_weights"]
 
+_VIEW_SOURCES = ("neighbors", "adversarial", None)
+
 
 class Batch(NamedTuple):
     """The samples of a batch, and what is known about them.
@@ -103,6 +105,11 @@ class Objective(BaseEstimator):
     def check(self, n_clusters: int) -> None:
         """Raise ValueError if a parameter is wrong; called when a fit begins."""
         self._validate_params()
+        if self.view_source not in _VIEW_SOURCES:
+            raise ValueError(
+                f"view_source={self.view_source!r} of {type(self).__name__} must be "
+                f"one of {_VIEW_SOURCES}."
+            )
         check_prior(self.prior, n_clusters)
 
     def begin_epoch(self, epoch: Epoch) -> None:

@@ -107,13 +107,15 @@ def resolve(
             f"n_neighbors={n_neighbors} must be smaller than n_samples={n_samples}."
         )
     if view_source is not None and (n_neighbors == 0 or data.X.ndim != 2):
-        neighbors = (
-            f"n_neighbors > 0 (it is {n_neighbors} for n_samples={n_samples}), or "
-        )
+        is_generic = "objective" in estimator.get_params(deep=False)
+        who = f"objective={objective!r}" if is_generic else type(estimator).__name__
+        why, way_out = "neighbors need rows, and X has images.", "Use"
+        if data.X.ndim == 2:
+            why = f"n_neighbors={n_neighbors} leaves none (n_samples={n_samples})."
+            way_out = "Use n_neighbors > 0, or"
         raise ValueError(
-            f"{objective!r} compares views of a sample: it needs "
-            f"{neighbors if data.X.ndim == 2 else ''}a model that makes views, such as "
-            "DeepSoftmax(augment=...)."
+            f"{who} compares views of a sample: {why} {way_out} a model that makes "
+            "views, such as DeepSoftmax(augment=...)."
         )
     from_kmeans = isinstance(init, str) and init == "k-means"
     if not (objective.uses_neighbors or view_source or from_kmeans):

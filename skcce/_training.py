@@ -1,6 +1,7 @@
 """The training loop (Algorithm 2 of the paper), for any objective and any model."""
 
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
@@ -192,11 +193,17 @@ def _checked(
     objective: Objective, logits: NDArray, batch: Batch
 ) -> tuple[float, NDArray]:
     """Call an objective, which may be anybody's, and check what it returns."""
-    value, gradient = objective(logits, batch)
+    result = objective(logits, batch)
+    wanted = f"must return a number and a gradient of shape {logits.shape}"
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(
+            f"objective={objective!r} {wanted}, not {reprlib.repr(result)}."
+        )
+    value, gradient = result
     if not isinstance(value, Real) or np.shape(gradient) != logits.shape:
         raise TypeError(
-            f"objective={objective!r} must return a number and a gradient of shape "
-            f"{logits.shape}, got shapes {np.shape(value)} and {np.shape(gradient)}."
+            f"objective={objective!r} {wanted}, got shapes {np.shape(value)} and "
+            f"{np.shape(gradient)}."
         )
     if not math.isfinite(value):
         raise FloatingPointError("The loss became infinite or NaN")

@@ -21,7 +21,7 @@ from skcce.deep import DeepSoftmax
 
 SHORT_FITS = [
     pytest.mark.filterwarnings(f"ignore:{text}:sklearn.exceptions.ConvergenceWarning")
-    for text in ("More than tol", "Only . of . clusters are used. Try")
+    for text in ("More than tol", "Clusters in use. . of .. Try")
 ]
 
 

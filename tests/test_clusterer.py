@@ -150,7 +150,7 @@ def test_beats_kmeans_on_digits(digits):
     "parameters",
     [{"lam": 0.01, "prior": None, "features": None}, {"prior": "true shares"}],
 )
-@pytest.mark.filterwarnings("ignore:Only . of 10 clusters")
+@pytest.mark.filterwarnings("ignore:Clusters in use. . of 10")
 def test_not_worse_than_kmeans_on_a_long_tail(digits, parameters):
     X, y = digits
     rows = np.concatenate([np.flatnonzero(y == k)[: 170 // (k + 1)] for k in range(10)])
@@ -695,7 +695,7 @@ def test_rows_whose_differences_overflow_are_an_error(blobs, n_neighbors):
 
 
 def test_warns_of_unused_clusters_and_of_no_convergence(blobs):
-    with pytest.warns(ConvergenceWarning, match="Only 1 of 4 clusters"):
+    with pytest.warns(ConvergenceWarning, match="Clusters in use: 1 of 4"):
         fit(np.ones((50, 3)))
     with pytest.warns(ConvergenceWarning, match="larger max_iter"):
         fit(blobs[0], n_neighbors=0, init="random", n_init=1, max_iter=1, tol=0)

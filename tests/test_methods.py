@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import pydoc
+import re
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from persistence import SHORT_FITS, assert_same_fit, interrupt, linear_steps
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils import estimator_checks
@@ -467,6 +469,17 @@ def test_grid_search_over_own_parameters(blobs, kind):
     assert type(search.best_estimator_) is kind
 
 
+@every_one
+def test_advice_names_parameters_that_there_are(kind):
+    clusterer = kind(4)
+    with pytest.warns(ConvergenceWarning, match="in use: 1 of 4") as caught:
+        clusterer.fit(np.ones((50, 3)))
+    text = " ".join(str(warning.message) for warning in caught)
+    for name in ("lam", "mu", "gamma", "entropy_weight", "weight_decay"):
+        advised = re.search(rf"\b{name}\b", text) is not None
+        assert advised == (name in clusterer.get_params())
+
+
 # --- Networks --------------------------------------------------------------------
 
 
@@ -503,7 +516,9 @@ def image_network():
 
 
 @every_one
-@pytest.mark.filterwarnings("ignore:Only . of 3:sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings(
+    "ignore:Clusters in use. . of 3:sklearn.exceptions.ConvergenceWarning"
+)
 def test_a_network_of_augmented_images(kind, path):
     images = tiny_images(60)
     model = deep(image_network, augment="digits", n_views=2)

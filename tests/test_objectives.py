@@ -22,6 +22,7 @@ from skcce.methods import (
     Collision,
     Epoch,
     FairCrossEntropy,
+    IICClusterer,
     InvariantInformation,
     MutualInformation,
     NeighborConsistency,
@@ -560,8 +561,21 @@ def test_parameters_of_an_objective_are_set_and_checked(blobs):
 
 def test_views_are_asked_for_where_there_are_none(blobs):
     clusterer = SoftmaxClusterer(4, objective=InvariantInformation(), n_neighbors=0)
-    with pytest.raises(ValueError, match="compares views of a sample: it needs n_nei"):
+    with pytest.raises(ValueError, match=r"^objective=Inv.* compares views .*n_neigh"):
         clusterer.fit(blobs[0])
+    with pytest.raises(ValueError, match=r"^IICClusterer compares .*n_neighbors=0"):
+        IICClusterer(4, n_neighbors=0).fit(blobs[0])
+    with pytest.raises(ValueError, match="neighbors need rows, and X has images"):
+        IICClusterer(2, model=DeepSoftmax(nn.Identity)).fit(np.ones((20, 8, 8)))
+
+
+def test_a_view_source_that_nobody_knows_is_an_error(blobs):
+    class Misspelled(InvariantInformation):
+        view_source = "neighbours"
+
+    message = "view_source='neighbours' of Misspelled must be .*'neighbors'"
+    with pytest.raises(ValueError, match=message):
+        SoftmaxClusterer(4, objective=Misspelled()).fit(blobs[0])
 
 
 class Wrong(Objective):
@@ -571,10 +585,14 @@ class Wrong(Objective):
     def __call__(self, logits, batch):
         if self.what == "shape":
             return 0.0, logits[0]
+        if self.what == "number":
+            return 0.0
+        if self.what == "three":
+            return 0.0, logits, logits
         return logits, 0.0
 
 
-@pytest.mark.parametrize("what", ["shape", "order"])
+@pytest.mark.parametrize("what", ["shape", "order", "number", "three"])
 def test_an_objective_that_returns_something_else_is_named(blobs, what):
     clusterer = SoftmaxClusterer(4, objective=Wrong(what))
     with pytest.raises(TypeError, match=r"Wrong.* a number and a gradient of"):

@@ -91,6 +91,21 @@ def test_benchmark_has_a_cell_for_every_outcome(benchmark_folder, monkeypatch, c
 
 
 @pytest.mark.usefixtures("examples")
+def test_benchmark_of_one_data_set_without_kmeans(monkeypatch, tmp_path, capsys):
+    import benchmark
+
+    outcome = {name: 50.0 for name in (*benchmark.SCORES, "coverage", "MB", "seconds")}
+    outcome |= {"clusters": 10, "rows": 9, "columns": 2, "classes": 3}
+    monkeypatch.setattr(benchmark, "run_cell", lambda *arguments: [outcome])
+    options = ["--methods", "Ward", "MIGD", "--output", tmp_path]
+    run(benchmark, monkeypatch, *options)
+    printed = capsys.readouterr().out
+    assert "quality_and_time.png: its times are relative to those of KM" in printed
+    assert "critical" not in printed.lower()
+    assert not (tmp_path / "quality_and_time.png").exists()
+
+
+@pytest.mark.usefixtures("examples")
 def test_critical_difference_is_that_of_demsar():
     import benchmark
 

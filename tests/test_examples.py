@@ -458,6 +458,16 @@ def test_table3_puts_the_paper_beside_ours(reproduced, monkeypatch):
     assert again.splitlines() == printed.splitlines()[4:]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--scores", "ACCURACY", "choose from 'ACC', 'NMI'"), ("--runs", 0, "at least 1")],
+)
+def test_wrong_options_end_before_a_fit(reproduced, capsys, option, value, message):
+    with pytest.raises(SystemExit):
+        reproduced("table2", option, value)
+    assert message in capsys.readouterr().err.replace("ACC, NMI", "'ACC', 'NMI'")
+
+
 def test_interrupted_runs_go_on(reproduced, image_folder, monkeypatch):
     from skcce.deep import DeepSoftmax
 
@@ -475,7 +485,7 @@ def test_interrupted_runs_go_on(reproduced, image_folder, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(DeepSoftmax, "train_step", interrupted_step)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             reproduced("table3", *options)
     printed, (resumed,) = reproduced("table3", *options)
     assert "resumed" in printed
@@ -750,7 +760,7 @@ def test_deep_speed_prints_ratios(monkeypatch, capsys):
     assert "pseudo-labels of a batch" in printed
 
 
-# --- What takes a GPU -------------------------------------------------------
+# --- What needs a GPU -------------------------------------------------------
 
 
 @pytest.fixture
@@ -824,6 +834,16 @@ def test_on_gpu_names_what_failed_and_goes_on(call_on_gpu, tmp_path):
     assert (tmp_path / "bad").read_text() == "ran ran "
     assert code == 0
     assert summary.endswith("Nothing.\n")
+
+
+def test_on_gpu_needs_data_and_minutes(on_gpu, tmp_path, capsys):
+    options = ["--device", "cpu", "--tiny", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        on_gpu.main([*options, "--data", str(tmp_path / "missing")])
+    assert "there is no such folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        on_gpu.main([*options, "--data", str(tmp_path), "--minutes", "-1"])
+    assert "must not be negative" in capsys.readouterr().err
 
 
 def test_on_gpu_leaves_all_without_time(call_on_gpu):

@@ -366,7 +366,7 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = _locate(path)
     if path.is_dir():
-        raise ValueError(f"{str(path)!r} is no file of skcce, but a folder.")
+        raise ValueError(f"{str(path)!r} is a folder, not a file that skcce wrote.")
     with (
         path.open("rb") as file,
         _damage_is_an_error(path),
@@ -529,7 +529,7 @@ def _restored(
 
 @contextmanager
 def _damage_is_an_error(
-    path: str | os.PathLike, problem: str = "is no file of skcce"
+    path: str | os.PathLike, problem: str = "was not written by skcce"
 ) -> Iterator[None]:
     """Raise ValueError for whatever a damaged or foreign file leads to."""
     try:

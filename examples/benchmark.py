@@ -1,4 +1,4 @@
-"""Clusterers side by side, on data with known classes: quality, time, memory, ranks.
+r"""Clusterers side by side, on data with known classes: quality, time, memory, ranks.
 
     python examples/benchmark.py                      (the digits of scikit-learn)
     OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 \
@@ -30,7 +30,7 @@ has with the data loaded, the most of the seeds. The peak is reset before, which
 Linux can do; elsewhere a higher peak from before may hide a part.
 
 In the output folder are a JSON file for each run, which is not run again next time,
-results.md, with a table of each panel, and quality_and_time.png.
+results.md, with a table of each panel, and, if KMeans is there, quality_and_time.png.
 """
 
 import argparse
@@ -406,13 +406,16 @@ def details(runs):
 def rank(runs, cells, methods):
     """Return the mean rank by ARI of each installed method, and what they may differ.
 
-    `cells` are pairs of a data set and a panel.
+    `cells` are pairs of a data set and a panel. The second is nan for one data set,
+    which tells nothing of others, or one method.
     """
     there = [m for m in methods if failure(runs[*cells[0], m]) != "not installed"]
     if len(there) < 2:
         return dict.fromkeys(there, 1.0), np.nan
     ari = np.array([[mean(runs[*cell, m], "ARI") for m in there] for cell in cells])
     ranks = dict(zip(there, mean_ranks(ari), strict=True))
+    if len({name for name, _ in cells}) < 2:
+        return ranks, np.nan
     return ranks, critical_difference(len(there), len(cells))
 
 
@@ -432,7 +435,10 @@ def overview(runs, panel, names, methods):
             ]
         )
     heads = ["", "mean rank", *(f"{name}, ARI %" for name in names), "x KMeans"]
-    return f"{table(heads, rows)}\n\nCritical difference of ranks: {difference:.2f}."
+    text = table(heads, rows)
+    if np.isfinite(difference):
+        text += f"\n\nCritical difference of ranks: {difference:.2f}."
+    return text
 
 
 def all_ranks(runs, panels, names, methods):
@@ -445,8 +451,11 @@ def all_ranks(runs, panels, names, methods):
         [method, *(f"{ranks[method]:.2f}" for ranks, _ in results.values())]
         for method in sorted(ranks, key=ranks.get)
     ]
-    last = ["critical difference", *(f"{cd:.2f}" for _, cd in results.values())]
-    return table(["mean rank by ARI", *results], [*rows, last])
+    differences = [cd for _, cd in results.values()]
+    if np.isfinite(differences).any():
+        texts = [f"{cd:.2f}" if np.isfinite(cd) else "" for cd in differences]
+        rows.append(["critical difference", *texts])
+    return table(["mean rank by ARI", *results], rows)
 
 
 def report(runs, panels, names, methods):
@@ -501,10 +510,11 @@ def draw(runs, panels, names, methods, path):
             if method not in PANELS[panel][1]:
                 continue
             quality = np.mean([mean(runs[n, panel, method], "ARI") for n in names])
-            if np.isnan(quality):
+            times = relative_time(runs, panel, names, method)
+            if np.isnan([quality, times]).any():
                 continue
             handles[method] = ax.scatter(
-                relative_time(runs, panel, names, method),
+                times,
                 quality,
                 color=colors[i % len(colors)],
                 marker="osD^vP*"[i % 7],
@@ -600,7 +610,10 @@ def main():
     print(text)
     write(args.output / "results.md", text)
     picture = args.output / "quality_and_time.png"
-    draw(runs, args.panels, list(sources), args.methods, picture)
+    if "KMeans" in args.methods:
+        draw(runs, args.panels, list(sources), args.methods, picture)
+    else:
+        print(f"No {picture}: its times are relative to those of KMeans.")
 
 
 if __name__ == "__main__":

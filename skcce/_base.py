@@ -380,11 +380,11 @@ feature_names_in_
         Raises
         ------
         ValueError
-            If the file is none of these, or its model has another architecture or
-            number of clusters.
+            If the file is none of these, an estimator of another class wrote it, or its
+            model has another architecture or number of clusters.
         """
         model = LinearSoftmax() if self.model is None else self.model
-        attributes = load_fit(path, model, self.n_clusters)
+        attributes = load_fit(path, self, model)
         for name in FITTED:
             vars(self).pop(name, None)
         vars(self).update(attributes)

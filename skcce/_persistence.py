@@ -107,9 +107,10 @@ class Checkpoint:
             with suppress(FileNotFoundError):
                 self._path.stat()  # the name may be too long
         self._run = _describe_run(estimator, model, data)
-        self._model_class = type(model).__name__
+        self._classes = _classes_of(estimator, model)
         if self._path.exists():
             self._record = read_record(self._path)
+            _check_class(self._path, self._record, estimator)
             _check_same_run(self._path, self._record, self._run)
             with _damage_is_an_error(self._path):
                 self._training = _training_of(self._record)
@@ -197,7 +198,7 @@ class Checkpoint:
             "fitted": _attributes_of(estimator) if estimator else fitted,
             **_parts_of(found),
             "model": training.model_state,
-            "model_class": self._model_class,
+            **self._classes,
         }
         write_record(self._path, record)
 
@@ -206,7 +207,7 @@ def save_fit(path: str | os.PathLike, estimator: BaseEstimator) -> None:
     """Write a fitted estimator to a file, without what only more training needs."""
     state = dict(estimator.model_.get_state())
     state.pop("optimizer", None)
-    record = {"model": state, "model_class": type(estimator.model_).__name__}
+    record = {"model": state, **_classes_of(estimator, estimator.model_)}
     write_record(
         path,
         record | _parts_of(vars(estimator)) | {"fitted": _attributes_of(estimator)},
@@ -214,16 +215,15 @@ def save_fit(path: str | os.PathLike, estimator: BaseEstimator) -> None:
 
 
 def load_fit(
-    path: str | os.PathLike,
-    model: SoftmaxModel,
-    n_clusters: int | str | tuple[int, int],
+    path: str | os.PathLike, estimator: BaseEstimator, model: SoftmaxModel
 ) -> dict[str, Any]:
     """Return the attributes of the fit, or of the unfinished run, that a file holds.
 
-    Raises ValueError if it holds none, or one of another architecture or number of
-    clusters.
+    Raises ValueError if it holds none, or one of another class, architecture or number
+    of clusters.
     """
-    record = read_record(path)
+    record, n_clusters = read_record(path), estimator.n_clusters
+    _check_class(path, record, estimator)
     with _damage_is_an_error(path):
         attributes = _fitted_of(record)
     n_saved = attributes["n_clusters_"]
@@ -241,6 +241,26 @@ def load_fit(
         **attributes,
         **found,
     }
+
+
+def _classes_of(estimator: BaseEstimator, model: SoftmaxModel) -> dict[str, str]:
+    return {
+        "estimator_class": type(estimator).__name__,
+        "model_class": type(model).__name__,
+    }
+
+
+def _check_class(
+    path: str | os.PathLike, record: Mapping[str, Any], estimator: BaseEstimator
+) -> None:
+    """Raise ValueError if a file was written by an estimator of another class."""
+    with _damage_is_an_error(path):
+        theirs, ours = record["estimator_class"], type(estimator).__name__
+    if theirs != ours:
+        raise ValueError(
+            f"{str(path)!r} was written by {theirs}, this is a {ours}. Use {theirs}, "
+            "or another path."
+        )
 
 
 def _parts_of(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -346,7 +366,7 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = _locate(path)
     if path.is_dir():
-        raise ValueError(f"{str(path)!r} is no file of skcce, but a folder.")
+        raise ValueError(f"{str(path)!r} is a folder, not a file that skcce wrote.")
     with (
         path.open("rb") as file,
         _damage_is_an_error(path),
@@ -509,7 +529,7 @@ def _restored(
 
 @contextmanager
 def _damage_is_an_error(
-    path: str | os.PathLike, problem: str = "is no file of skcce"
+    path: str | os.PathLike, problem: str = "was not written by skcce"
 ) -> Iterator[None]:
     """Raise ValueError for whatever a damaged or foreign file leads to."""
     try:

@@ -91,6 +91,21 @@ def test_benchmark_has_a_cell_for_every_outcome(benchmark_folder, monkeypatch, c
 
 
 @pytest.mark.usefixtures("examples")
+def test_benchmark_of_one_data_set_without_kmeans(monkeypatch, tmp_path, capsys):
+    import benchmark
+
+    outcome = {name: 50.0 for name in (*benchmark.SCORES, "coverage", "MB", "seconds")}
+    outcome |= {"clusters": 10, "rows": 9, "columns": 2, "classes": 3}
+    monkeypatch.setattr(benchmark, "run_cell", lambda *arguments: [outcome])
+    options = ["--methods", "Ward", "MIGD", "--output", tmp_path]
+    run(benchmark, monkeypatch, *options)
+    printed = capsys.readouterr().out
+    assert "quality_and_time.png: its times are relative to those of KM" in printed
+    assert "critical" not in printed.lower()
+    assert not (tmp_path / "quality_and_time.png").exists()
+
+
+@pytest.mark.usefixtures("examples")
 def test_critical_difference_is_that_of_demsar():
     import benchmark
 
@@ -443,6 +458,16 @@ def test_table3_puts_the_paper_beside_ours(reproduced, monkeypatch):
     assert again.splitlines() == printed.splitlines()[4:]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--scores", "ACCURACY", "choose from 'ACC', 'NMI'"), ("--runs", 0, "at least 1")],
+)
+def test_wrong_options_end_before_a_fit(reproduced, capsys, option, value, message):
+    with pytest.raises(SystemExit):
+        reproduced("table2", option, value)
+    assert message in capsys.readouterr().err.replace("ACC, NMI", "'ACC', 'NMI'")
+
+
 def test_interrupted_runs_go_on(reproduced, image_folder, monkeypatch):
     from skcce.deep import DeepSoftmax
 
@@ -460,7 +485,7 @@ def test_interrupted_runs_go_on(reproduced, image_folder, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(DeepSoftmax, "train_step", interrupted_step)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             reproduced("table3", *options)
     printed, (resumed,) = reproduced("table3", *options)
     assert "resumed" in printed
@@ -735,7 +760,7 @@ def test_deep_speed_prints_ratios(monkeypatch, capsys):
     assert "pseudo-labels of a batch" in printed
 
 
-# --- What takes a GPU -------------------------------------------------------
+# --- What needs a GPU -------------------------------------------------------
 
 
 @pytest.fixture
@@ -809,6 +834,16 @@ def test_on_gpu_names_what_failed_and_goes_on(call_on_gpu, tmp_path):
     assert (tmp_path / "bad").read_text() == "ran ran "
     assert code == 0
     assert summary.endswith("Nothing.\n")
+
+
+def test_on_gpu_needs_data_and_minutes(on_gpu, tmp_path, capsys):
+    options = ["--device", "cpu", "--tiny", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        on_gpu.main([*options, "--data", str(tmp_path / "missing")])
+    assert "there is no such folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        on_gpu.main([*options, "--data", str(tmp_path), "--minutes", "-1"])
+    assert "must not be negative" in capsys.readouterr().err
 
 
 def test_on_gpu_leaves_all_without_time(call_on_gpu):

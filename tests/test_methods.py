@@ -469,6 +469,16 @@ def test_grid_search_over_own_parameters(blobs, kind):
     assert type(search.best_estimator_) is kind
 
 
+def test_file_of_another_method_is_refused(blobs, path):
+    X, _ = blobs
+    SeLaClusterer(4, checkpoint=path, random_state=0).fit(X)
+    message = "was written by SeLaClusterer, this is a SCANClusterer"
+    with pytest.raises(ValueError, match=message):
+        SCANClusterer(4).load(path)
+    with pytest.raises(ValueError, match=message):
+        SCANClusterer(4, checkpoint=path, random_state=0).fit(X)
+
+
 @every_one
 def test_advice_names_parameters_that_there_are(kind):
     clusterer = kind(4)

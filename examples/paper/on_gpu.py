@@ -1,4 +1,4 @@
-r"""What takes a GPU, in one command, in the order of its worth.
+r"""What needs a GPU, in one command, in the order of its worth.
 
     python examples/paper/on_gpu.py --data FOLDER --minutes 20 --output OUT
     python examples/paper/on_gpu.py --data FOLDER --output OUT --tiny
@@ -330,7 +330,7 @@ def run_all(steps, folder, machine, deadline, report):
 def summarize(steps, folder, machine, again):
     """Return what is known of all steps, as Markdown."""
     records = [read_record(step, folder) for step in steps]
-    lines = ["# What takes a GPU", ""]
+    lines = ["# What needs a GPU", ""]
     lines += [", ".join(f"{name} {value}" for name, value in machine.items()), ""]
     lines += ["| step | state | seconds |", "| --- | --- | --- |"]
     lines += [f"| {r['name']} | {r['state']} | {r['seconds']:.0f} |" for r in records]
@@ -377,11 +377,15 @@ def main(arguments=None):
     )
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of the data")
-    add("--minutes", type=float, default=20.0, help="time for this call")
+    add("--minutes", type=float, default=20.0, help="for this call (default: 20)")
     add("--output", type=Path, default=Path("results/on_gpu"), help="folder of results")
     add("--device", choices=["cuda", "cpu"], default="cuda")
-    add("--tiny", action="store_true", help="see whether all steps work")
+    add("--tiny", action="store_true", help="run every step on very little data")
     args = parser.parse_args(arguments)
+    if not args.data.is_dir():
+        parser.error(f"--data {args.data}: there is no such folder")
+    if not args.minutes >= 0:
+        parser.error(f"--minutes must not be negative, not {args.minutes}")
     if args.device == "cpu" and not args.tiny:
         parser.error("--device cpu takes days; add --tiny to try all steps out")
     machine = describe(args.device)

@@ -42,7 +42,11 @@ def main(arguments=None):
         formatter_class=layout,
     )
     module.add_arguments(parser.add_argument)
-    module.main(parser.parse_args(arguments[1:]))
+    try:
+        module.main(parser.parse_args(arguments[1:]))
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on.")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the tables and figures share: their runs, a file for each, and the table."""
 
+import argparse
 import json
 import time
 import traceback
@@ -22,6 +23,8 @@ SCORES = {
     "NMI": normalized_mutual_info_score,
     "ARI": adjusted_rand_score,
 }
+# What the files of runs may hold; some targets leave out a part.
+IN_FILES = (*SCORES, "test ACC", "loss", "clusters", "seconds")
 # Arguments that do not change what a run gives.
 MAY_CHANGE = {
     *("data", "download", "output", "markdown", "picture", "device", "threads"),
@@ -39,9 +42,18 @@ class Cell(NamedTuple):
     seed: int
 
 
+def at_least_one(text):
+    """Return a number of the command line, from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return number
+
+
 def add_arguments(add, target, n_runs=6):
     """Add the arguments of all targets that run something."""
-    add("--runs", type=int, default=n_runs, help="seeds 0, 1, ...")
+    text = "number of runs; the seeds are 0, 1, ... (default: %(default)s)"
+    add("--runs", type=at_least_one, default=n_runs, help=text)
     add("--output", type=Path, default=Path("results", target), help="folder of runs")
     add("--markdown", action="store_true", help="print the table as Markdown")
 
@@ -51,9 +63,9 @@ def add_data_arguments(add, methods, datasets, scores=("ACC",)):
     add("--data", type=Path, required=True, help="folder of the data")
     add("--download", action="store_true", help="fetch data that are not there")
     add("--dataset", nargs="+", choices=datasets, default=list(datasets))
-    add("--subset", type=int, help="take this many images")
+    add("--subset", type=int, help="use only this many images, drawn at random")
     add("--methods", nargs="+", choices=methods, default=list(methods))
-    add("--scores", nargs="+", default=list(scores), help="of those in a run's file")
+    add("--scores", nargs="+", choices=IN_FILES, default=list(scores))
 
 
 def add_network_arguments(add, epochs=50):

@@ -19,7 +19,7 @@ from scipy.linalg.blas import dsyrk
 from skcce._pseudo_labels.kernel import kernel
 
 _FIXED = 1e200  # stiffness of a price that does not move
-# Correctors for centrality, and the step from which on there is no need for another.
+# Correctors for centrality, and the step from which there is no need for another.
 _CORRECTORS, _LONG = 3, 0.9
 _ROWS = 256  # samples that go into a matrix product together
 # Operations, about, after which a kernel returns: Python sees Ctrl-C only in between.

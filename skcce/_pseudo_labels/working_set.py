@@ -40,7 +40,7 @@ _MARGIN = 3.0  # of a working set, in errors of the prices
 # guess; a whole problem is taken where it is not so good.
 _START = (1.0, 3.0)
 _LEAST_MARGIN = 1e-6  # slacks start with it, and are differences of numbers near 1
-_USELESS = 1.0  # error from which on prices are no better than none
+_USELESS = 1.0  # error at which prices are no better than none
 _COLD = 10.0  # gap of a sample's label at the start, if there are no prices
 _HIGHEST = 1e30  # price of a wanted cluster that nothing can fill
 # Steps of one solve: a working set without what is needed may take them all in vain.

@@ -5,6 +5,7 @@ The names may still change.
 
 from skcce._base import SoftmaxClusterer
 from skcce._objective import Batch, Epoch, Objective, view_weights
+from skcce.methods._clusterer import ObjectiveClusterer
 from skcce.methods.collision import Collision
 from skcce.methods.fair_cross_entropy import FairCrossEntropy, MIADMClusterer
 from skcce.methods.invariant_information import IICClusterer, InvariantInformation
@@ -26,6 +27,7 @@ __all__ = [
     "MutualInformation",
     "NeighborConsistency",
     "Objective",
+    "ObjectiveClusterer",
     "OptimalTransport",
     "SCANClusterer",
     "SeLaClusterer",

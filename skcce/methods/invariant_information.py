@@ -85,6 +85,9 @@ class IICClusterer(ObjectiveClusterer, objective=InvariantInformation):
     if the model makes some, or else neighbors. It is at most :math:`\ln K`, where each
     sample and its view are in the same of K equal clusters with certainty.
 
+    A network needs a small ``DeepSoftmax(weight_decay=...)``: near uniform predictions
+    the gradient vanishes, and the default of 0.01 may hold it there.
+
     Parameters
     ----------
     n_clusters : int, "auto" or pair of int, default=8

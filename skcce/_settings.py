@@ -113,6 +113,8 @@ def resolve(
         if data.X.ndim == 2:
             why = f"n_neighbors={n_neighbors} leaves none (n_samples={n_samples})."
             way_out = "Use n_neighbors > 0, or"
+            if n_samples == 1:
+                way_out = "Use more samples, or"
         raise ValueError(
             f"{who} compares views of a sample: {why} {way_out} a model that makes "
             "views, such as DeepSoftmax(augment=...)."

@@ -287,7 +287,7 @@ def test_bad_parameters_are_named(blobs, kind, name, value):
 
 @pytest.mark.parametrize("kind", WITH_VIEWS)
 def test_a_single_sample_has_no_view(kind):
-    with pytest.raises(ValueError, match=r"n_neighbors > 0 \(it is 0 for n_samples=1"):
+    with pytest.raises(ValueError, match=r"\(n_samples=1\)\. Use more samples"):
         kind(1).fit([[1.0, 2.0]])
 
 

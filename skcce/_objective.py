@@ -113,13 +113,14 @@ class Objective(BaseEstimator):
         check_prior(self.prior, n_clusters)
 
     def begin_epoch(self, epoch: Epoch) -> None:
-        """Prepare for a pass over the data.
+        """Prepare for a pass over the data; by default, find the target shares.
 
         Parameters
         ----------
         epoch : Epoch
             What is known as it begins.
         """
+        self._prior = check_prior(self.prior, epoch.proba.shape[1])
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
         """Return the value for a batch, and its gradient with respect to the logits.

@@ -14,7 +14,7 @@ from skcce._base import SoftmaxClusterer
 from skcce._model import SoftmaxModel
 from skcce._neighbors import smooth
 from skcce._objective import Batch, Epoch, Objective, view_weights
-from skcce._pseudo_labels import MAX_LAM, check_prior, fairness, solve_batch
+from skcce._pseudo_labels import MAX_LAM, fairness, solve_batch
 from skcce._settings import auto_value
 from skcce._spectral import SpectralFeatures
 from skcce.losses import collision_loss_and_gradient, log_normalize
@@ -87,7 +87,7 @@ class Collision(Objective):
         """Average the predictions that the labels of this epoch are solved for."""
         first, last = _first_and_last(self.lam)
         self._lam = first * (last / first) ** epoch.progress
-        self._prior = check_prior(self.prior, epoch.proba.shape[1])
+        super().begin_epoch(epoch)
         self._averaged = None
         if epoch.graph is not None:
             self._averaged = smooth(epoch.graph, epoch.proba)

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval
 
-from skcce._objective import Batch, Epoch, Objective, view_weights
-from skcce._pseudo_labels import check_prior
+from skcce._objective import Batch, Objective, view_weights
 from skcce.losses import log_normalize, through_softmax
 from skcce.methods._clusterer import ObjectiveClusterer
 
@@ -62,10 +61,6 @@ class MutualInformation(Objective):
         self.lam = lam
         self.prior = prior
         self.view_weight = view_weight
-
-    def begin_epoch(self, epoch: Epoch) -> None:
-        """Find the target shares."""
-        self._prior = check_prior(self.prior, epoch.proba.shape[1])
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
         """Return the value and its gradient."""

@@ -80,11 +80,12 @@ class NeighborConsistency(Objective):
         """Return the value and its gradient."""
         weight = view_weights(logits[:1], batch, view_weight=0.0)[0]
         step = self._label_views if self._labels_itself else self._agree
-        return step(logits, log_normalize(logits)[1], weight)
+        return step(logits, log_normalize(logits), weight)
 
     def _agree(
-        self, logits: NDArray, proba: NDArray, weight: NDArray
+        self, logits: NDArray, normalized: tuple[NDArray, NDArray], weight: NDArray
     ) -> tuple[float, NDArray]:
+        log_total, proba = normalized
         total = weight.sum()
         share = weight @ proba[0] / total
         log_share = np.log(np.maximum(share, np.finfo(share.dtype).tiny))
@@ -95,16 +96,21 @@ class NeighborConsistency(Objective):
         views = range(1, len(logits)) if len(logits) > 1 else [0]
         each = weight / len(views)
         for v in views:
-            loss, of_own = collision_loss_and_gradient(logits[0], proba[v])
-            _, of_view = collision_loss_and_gradient(logits[v], proba[0])
+            loss, of_own = collision_loss_and_gradient(
+                logits[0], proba[v], (log_total[0], proba[0])
+            )
+            _, of_view = collision_loss_and_gradient(
+                logits[v], proba[0], (log_total[v], proba[v])
+            )
             value += each @ loss
             gradient[0] += each[:, np.newaxis] * of_own
             gradient[v] += each[:, np.newaxis] * of_view
         return float(value), gradient
 
     def _label_views(
-        self, logits: NDArray, proba: NDArray, weight: NDArray
+        self, logits: NDArray, normalized: tuple[NDArray, NDArray], weight: NDArray
     ) -> tuple[float, NDArray]:
+        log_total, proba = normalized
         cluster = proba[0].argmax(axis=1)
         labels = np.eye(proba.shape[2], dtype=logits.dtype)[cluster]
         weight = np.where(proba[0].max(axis=1) >= self.threshold, weight, 0)
@@ -114,7 +120,9 @@ class NeighborConsistency(Objective):
         weight = weight / np.where(count > 0, count, 1)[cluster]
         weight *= count.sum() / max(np.count_nonzero(count), 1)
         views = slice(1, None) if len(logits) > 1 else slice(None)
-        loss, of_views = shannon_loss_and_gradient(logits[views], labels)
+        loss, of_views = shannon_loss_and_gradient(
+            logits[views], labels, (log_total[views], proba[views])
+        )
         gradient = np.zeros_like(logits)
         gradient[views] = (weight / len(loss))[:, np.newaxis] * of_views
         return float((loss @ weight).mean()), gradient

@@ -8,14 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval
 
 from skcce._objective import Batch, Epoch, Objective, view_weights
-from skcce._pseudo_labels import check_prior
+from skcce._pseudo_labels import positive_rows
 from skcce._pseudo_labels.transport import transport_labels
 from skcce.losses import log_normalize, shannon_loss_and_gradient
 from skcce.methods._clusterer import ObjectiveClusterer
 
 __all__ = ["OptimalTransport", "SeLaClusterer"]
-
-_LEAST = 1e-30  # probability whose logarithm is taken for that of zero
 
 
 class OptimalTransport(Objective):
@@ -75,8 +73,8 @@ class OptimalTransport(Objective):
 
     def begin_epoch(self, epoch: Epoch) -> None:
         """Solve for the labels of all samples, or fill the queue."""
-        self._prior = check_prior(self.prior, epoch.proba.shape[1])
-        scores = np.log(np.maximum(epoch.proba, _LEAST))
+        super().begin_epoch(epoch)
+        scores = np.log(positive_rows(epoch.proba))
         weight = np.ones(len(scores)) if epoch.weight is None else epoch.weight
         if self.queue_size is None:
             self._labels = transport_labels(

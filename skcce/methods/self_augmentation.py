@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval
 
-from skcce._objective import Batch, Epoch, Objective, view_weights
-from skcce._pseudo_labels import check_prior
+from skcce._objective import Batch, Objective, view_weights
 from skcce.losses import log_normalize, shannon_loss_and_gradient
 from skcce.methods._clusterer import ObjectiveClusterer
 from skcce.methods.mutual_information import information_and_gradient
@@ -67,10 +66,6 @@ class SelfAugmentation(Objective):
         self.mu = mu
         self.prior = prior
         self.view_distance = view_distance
-
-    def begin_epoch(self, epoch: Epoch) -> None:
-        """Find the target shares."""
-        self._prior = check_prior(self.prior, epoch.proba.shape[1])
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
         """Return the value and its gradient."""

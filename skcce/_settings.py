@@ -146,7 +146,14 @@ def resolve(
     shares, n_fine = _tree_settings(
         estimator, model, bounds, init, n_neighbors, n_samples
     )
-    if isinstance(batch_size, str):
+    if model.needs_all_samples:
+        if estimator.batch_size != "auto" and batch_size < n_samples:
+            raise ValueError(
+                f"batch_size={batch_size} must not be smaller than n_samples="
+                f"{n_samples}: {model!r} takes all samples at once. Leave it at 'auto'."
+            )
+        batch_size = n_samples
+    elif isinstance(batch_size, str):
         least = n_fine if n_clusters == "auto" else n_clusters
         batch_size = max(min(max(n_samples // 40, 32), 1000), least)
     return Settings(

@@ -2,17 +2,13 @@
 
     python examples/paper/reproduce.py fig1 --picture fig1.png
 
-Of two classes; solid is collision cross-entropy, eq. (9), dashed is Shannon's, eq. (8).
+The picture is that of the gallery, from ``examples/plot_collision_loss.py``.
 """
 
+import runpy
 from pathlib import Path
 
-import numpy as np
-
-from skcce import collision_cross_entropy
-from skcce.losses import shannon_cross_entropy
-
-LABELS = {0.95: "red", 0.75: "green", 0.5: "blue"}  # probability of the first class
+PAGE = Path(__file__).parents[1] / "plot_collision_loss.py"
 
 
 def add_arguments(add):
@@ -25,17 +21,5 @@ def main(args):
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    x = np.linspace(0.001, 0.999, 999)
-    proba = np.stack([x, 1 - x], axis=1)
-    figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
-    for share, color in LABELS.items():
-        labels = np.full_like(proba, (share, 1 - share))
-        text = f"y = ({share:g}, {1 - share:.2g})"
-        ax.plot(x, collision_cross_entropy(proba, labels), color=color, label=text)
-        ax.plot(x, shannon_cross_entropy(proba, labels), "--", color=color, lw=0.8)
-    ax.set(xlabel="prediction (x, 1 - x)", ylabel="cross-entropy, nats", ylim=(0, 4))
-    ax.legend(title="solid: collision, dashed: Shannon")
-    figure.savefig(args.picture, dpi=130)
+    runpy.run_path(str(PAGE))["figure"].savefig(args.picture, dpi=130)
     print(f"The picture is in {args.picture}")

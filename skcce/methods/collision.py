@@ -13,16 +13,20 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skcce._base import SoftmaxClusterer
 from skcce._model import SoftmaxModel
 from skcce._neighbors import smooth
-from skcce._objective import Batch, Epoch, Objective, view_weights
+from skcce._objective import Batch, Epoch, Objective, view_weights, with_targets
 from skcce._pseudo_labels import MAX_LAM, fairness, solve_batch
 from skcce._settings import auto_value
 from skcce._spectral import SpectralFeatures
-from skcce.losses import collision_loss_and_gradient, log_normalize
+from skcce.losses import (
+    collision_loss_and_gradient,
+    log_normalize,
+    shannon_loss_and_gradient,
+)
 
 __all__ = ["Collision", "CollisionClusterer"]
 
 # EM iterations per batch, with a model of given features and with one that learns them.
-_EM_ITER = (10, 20)
+EM_ITER = (10, 20)
 
 
 class Collision(Objective):
@@ -53,6 +57,13 @@ class Collision(Objective):
         Weight :math:`a` of the views.
     em_iter : int, default=10
         EM iterations per batch; the forward divergence is solved to a gap of 0.01.
+    loss : {"collision", "shannon"}, default="collision"
+        Cross-entropy of predictions and given labels. Where labels are given
+        (``batch.target``), they are those of the samples, and
+        :math:`a_\ell` times the mean of their cross-entropy, by weight, takes the place
+        of their terms in the first sum.
+    label_weight : float, default=2.0
+        Weight :math:`a_\ell` of the given labels.
     """
 
     uses_neighbors = True
@@ -61,6 +72,8 @@ class Collision(Objective):
         "divergence": [StrOptions({"reverse", "forward"})],
         "view_weight": [Interval(Real, 0, None, closed="left")],
         "em_iter": [Interval(Integral, 1, None, closed="left")],
+        "loss": [StrOptions({"collision", "shannon"})],
+        "label_weight": [Interval(Real, 0, None, closed="left")],
     }
 
     def __init__(
@@ -71,12 +84,16 @@ class Collision(Objective):
         divergence: Literal["reverse", "forward"] = "reverse",
         view_weight: float = 2.0,
         em_iter: int = 10,
+        loss: Literal["collision", "shannon"] = "collision",
+        label_weight: float = 2.0,
     ):
         self.lam = lam
         self.prior = prior
         self.divergence = divergence
         self.view_weight = view_weight
         self.em_iter = em_iter
+        self.loss = loss
+        self.label_weight = label_weight
 
     def check(self, n_clusters: int) -> None:
         """Raise ValueError if a parameter is wrong."""
@@ -90,24 +107,37 @@ class Collision(Objective):
         super().begin_epoch(epoch)
         self._averaged = None
         if epoch.graph is not None:
-            self._averaged = smooth(epoch.graph, epoch.proba)
+            proba = with_targets(epoch.proba, epoch.target)
+            self._averaged = smooth(epoch.graph, proba)
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
         """Solve for the labels, and return the value and its gradient."""
         log_total, proba = log_normalize(logits)
-        labels = self._solve(proba[0], batch)
+        labels, is_given = self._solve(proba[0], batch), batch.is_given
         loss, gradient = collision_loss_and_gradient(logits, labels, (log_total, proba))
         weights = view_weights(logits, batch, self.view_weight)
+        value = 0.0
+        if not is_given.all():
+            usage = (weights[0] @ labels).astype(np.float64)
+            total = usage.sum()  # of the weights
+            value = (
+                total
+                * self._lam
+                * fairness(usage / total, self._prior, self.divergence == "forward")
+            )
+        if is_given.any():
+            if self.loss == "shannon":
+                loss[:, is_given], gradient[:, is_given] = shannon_loss_and_gradient(
+                    logits[:, is_given], labels[is_given]
+                )
+            weights[:, is_given] *= self.label_weight / weights[0, is_given].sum()
         gradient *= weights[..., np.newaxis]
-        usage = (weights[0] @ labels).astype(np.float64)
-        total = usage.sum()  # of the weights
-        value = np.vdot(weights, loss) + total * self._lam * fairness(
-            usage / total, self._prior, self.divergence == "forward"
-        )
-        return float(value), gradient
+        return float(value + np.vdot(weights, loss)), gradient
 
     def _solve(self, proba: NDArray, batch: Batch) -> NDArray:
         """Return the labels of a batch."""
+        if batch.is_given.all():
+            return batch.target.astype(proba.dtype, copy=False)
         if self._averaged is not None:
             proba = self._averaged[batch.rows].astype(proba.dtype, copy=False)
         return solve_batch(
@@ -395,7 +425,7 @@ class CollisionClusterer(SoftmaxClusterer):
             prior=None if isinstance(self.prior, str) else self.prior,
             divergence=self.divergence,
             view_weight=self.view_weight,
-            em_iter=_EM_ITER[model.learns_features],
+            em_iter=EM_ITER[model.learns_features],
         )
 
 

@@ -177,6 +177,19 @@ def test_page_of_the_gallery_is_short_and_draws(path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_noise_is_found_without_clean_labels(capsys):
+    runpy.run_path(str(EXAMPLES / "plot_unknown_noise.py"))
+    plt.close("all")
+    printed = capsys.readouterr().out
+    pairs = re.findall(r"true part (\S+), found (\S+)", printed)
+    true, found = np.array(pairs, dtype=float).T
+    assert_allclose(found, true, atol=0.11)
+    accuracy = dict(re.findall(r"matrix (\w+): accuracy (\S+)", printed))
+    assert float(accuracy["found"]) > float(accuracy["none"]) + 0.1
+    assert float(accuracy["found"]) > float(accuracy["true"]) - 0.05
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("examples")
 def test_features_speed_prints_ratios(monkeypatch, capsys):
     import features_speed

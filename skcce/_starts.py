@@ -14,7 +14,6 @@ from sklearn.metrics import adjusted_rand_score
 from skcce._autologging import inner_fits
 from skcce._data import TrainingData
 from skcce._label_spreading import (
-    balanced,
     class_shares,
     match_clusters,
     spread_labels,
@@ -301,7 +300,12 @@ def find_starts(
         refined = [_refine(labels, data, settings) for labels in starts]
         starts = _most_informative(refined, data)
     if _names_all(data.target):
-        starts.insert(0, _labels_of_labels(rows, data, settings))
+        first = _labels_of_labels(rows, data)
+        if data.graph is not None:
+            first = _refine(first, data, settings)
+            least = information(first, data)
+            starts = [one for one in starts if information(one, data) > least]
+        starts.insert(0, first)
     return starts
 
 
@@ -310,14 +314,13 @@ def _names_all(target: NDArray | None) -> bool:
     return target is not None and bool((np.nansum(target, axis=0) > 0).all())
 
 
-def _labels_of_labels(rows: NDArray, data: TrainingData, settings: Settings) -> NDArray:
+def _labels_of_labels(rows: NDArray, data: TrainingData) -> NDArray:
     """Return a class for every sample, by what the labels alone say.
 
     The class whose labels are near on the graph; without one, whose mean row is.
     """
     if data.spread is not None:
-        prior = check_prior(settings.prior, settings.n_clusters)
-        proba = balanced(data.spread, prior, data.weight)
+        proba = data.spread
     else:
         given = np.nan_to_num(data.target.astype(np.float64))
         if data.weight is not None:
@@ -411,6 +414,9 @@ def best_start(
             random_state=random_state,
         )
         state = begin(candidate.decision_function(data.X), random_state)
+        if data.target is not None and labels is not None:
+            # A linear model cannot say at first what the walk has found.
+            state.proba = np.eye(settings.n_clusters, dtype=state.proba.dtype)[labels]
         if len(starts) == 1:
             return candidate, state
         train(

@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
@@ -25,6 +26,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skcce._autologging import inner_fits
 from skcce._calibration import temperature
 from skcce._callbacks import CallbackSupportMixin, EpochCallbacks, with_callbacks
+from skcce._constraints import Links
 from skcce._data import TrainingData
 from skcce._linear import LinearSoftmax
 from skcce._messages import (
@@ -54,6 +56,7 @@ from skcce._starts import (
     embed,
     find_tree,
     join_fine,
+    settle,
 )
 from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
@@ -249,7 +252,10 @@ feature_names_in_
             data, neighbors, features, rows = embed(data, settings, random_state)
             if resumes:
                 tree, fine = checkpoint.tree, None
-                settings = checkpoint.settle(settings)
+                if data.links is None:
+                    settings = checkpoint.settle(settings)
+                else:
+                    settings = settle(tree, settings)
             else:
                 tree, fine = find_tree(
                     model,
@@ -565,6 +571,10 @@ feature_names_in_
         value = getattr(self.model_, name)
         return value / value.dtype.type(self.temperature_)
 
+    def _links(self, n_samples: int, kept: NDArray | None) -> Links | None:
+        """Return what is known about pairs of samples."""
+        return None
+
     def _new_objective(self, model: SoftmaxModel) -> Objective:
         """Return what is minimized."""
         return clone(self.objective)
@@ -576,6 +586,7 @@ feature_names_in_
         model = LinearSoftmax() if self.model is None else self.model
         X = self._validate_input(X, model, reset=True)
         data = TrainingData.of(X, check_weights(sample_weight, X.shape[0]))
+        data = replace(data, links=self._links(X.shape[0], data.kept))
         least = number_and_bounds(self.n_clusters, data.n_samples)[1][0]
         if least > data.n_samples:
             suffix = "." if data.kept is None else " of positive weight."
@@ -607,7 +618,8 @@ feature_names_in_
         found: Mapping[str, Any],
     ) -> None:
         """Train in place, with all that happens between two epochs."""
-        if state.interrupted or settings.shares == "learn":
+        is_joined = settings.shares == "learn" and data.links is None
+        if state.interrupted or is_joined:
             return
 
         def end_epoch(state):

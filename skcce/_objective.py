@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 
+from skcce._constraints import Links
 from skcce._pseudo_labels import check_prior
 
 __all__ = ["Batch", "Epoch", "Objective", "view_weights"]
@@ -54,12 +55,15 @@ class Epoch(NamedTuple):
         starts, 1 in its last epoch and for `loss_`.
     weight : ndarray of shape (n_samples,) or None
         Weights of the samples, of mean 1; None if all are equal.
+    links : Links or None
+        Which samples must, or cannot, be in one cluster; None without constraints.
     """
 
     proba: NDArray
     graph: csr_array | None = None
     progress: float = 0.0
     weight: NDArray | None = None
+    links: Links | None = None
 
 
 class Objective(BaseEstimator):

@@ -208,13 +208,21 @@ def choose(
     find.
     """
     settings = settle(tree, settings)
-    if settings.shares == "learn" or (fine is not None and fine.interrupted):
+    if fine is not None and fine.interrupted:
         return settings, []
-    starts = find_starts(rows, data, settings, random_state)
-    if tree is not None and settings.shares == "auto":
+    joined = None
+    if tree is not None:
         joined = tree.cut(settings.n_clusters)[tree.labels]
         if data.kept is not None:
             joined = joined[data.kept]
+    if settings.shares == "learn":
+        # Fine clusters know nothing of links: a start, no more.
+        return settings, [] if data.links is None else [_refine(joined, data, settings)]
+    starts = find_starts(rows, data, settings, random_state)
+    if tree is not None and settings.shares == "auto":
+        if data.links is not None:
+            joined = _refine(joined, data, settings)
+            return settings, _most_informative([joined, *starts], data)
         most = information(starts[0], data)  # the others say less
         sizes = tree.shares(settings.n_clusters)
         if (
@@ -289,7 +297,7 @@ def _refine(labels: NDArray, data: TrainingData, settings: Settings) -> NDArray:
     prior = check_prior(settings.prior, settings.n_clusters)
     for _ in range(_N_REFINEMENTS):
         proba = np.eye(len(prior), dtype=data.graph.dtype)[labels]
-        averaged = np.ascontiguousarray(smooth(data.graph, proba))
+        averaged = np.ascontiguousarray(smooth(data.graph, proba, data.links))
         before = labels
         labels = solve_batch(
             averaged, 1.0, prior, forward=False, n_iter=10, weight=data.weight

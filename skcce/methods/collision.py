@@ -11,6 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skcce._base import SoftmaxClusterer
+from skcce._constraints import (
+    Links,
+    find_links,
+    find_partners,
+    link_loss_and_gradient,
+)
 from skcce._model import SoftmaxModel
 from skcce._neighbors import smooth
 from skcce._objective import Batch, Epoch, Objective, view_weights
@@ -88,15 +94,22 @@ class Collision(Objective):
         first, last = _first_and_last(self.lam)
         self._lam = first * (last / first) ** epoch.progress
         super().begin_epoch(epoch)
-        self._averaged = None
+        self._averaged = self._partners = None
         if epoch.graph is not None:
-            self._averaged = smooth(epoch.graph, epoch.proba)
+            self._averaged = smooth(epoch.graph, epoch.proba, epoch.links)
+        if epoch.links is not None:
+            self._link_weight = epoch.links.weight
+            self._partners = find_partners(epoch.links, epoch.proba)
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
         """Solve for the labels, and return the value and its gradient."""
         log_total, proba = log_normalize(logits)
         labels = self._solve(proba[0], batch)
         loss, gradient = collision_loss_and_gradient(logits, labels, (log_total, proba))
+        if self._partners is not None:
+            links = link_loss_and_gradient(logits, self._partners, batch.rows)
+            loss += self._link_weight * links[0]
+            gradient += self._link_weight * links[1]
         weights = view_weights(logits, batch, self.view_weight)
         gradient *= weights[..., np.newaxis]
         usage = (weights[0] @ labels).astype(np.float64)
@@ -348,6 +361,9 @@ class CollisionClusterer(SoftmaxClusterer):
         "prior": [StrOptions({"auto", "learn"}), "array-like", None],
         "divergence": Collision._parameter_constraints["divergence"],
         "view_weight": Collision._parameter_constraints["view_weight"],
+        "must_link": ["array-like", None],
+        "cannot_link": ["array-like", None],
+        "link_weight": [Interval(Real, 0, None, closed="neither")],
     }
 
     def __init__(
@@ -360,6 +376,9 @@ class CollisionClusterer(SoftmaxClusterer):
         prior: ArrayLike | Literal["auto", "learn"] | None = "auto",
         divergence: Literal["reverse", "forward"] = "reverse",
         view_weight: float = 2.0,
+        must_link: ArrayLike | None = None,
+        cannot_link: ArrayLike | None = None,
+        link_weight: float = 2.0,
         n_neighbors: int | Literal["auto"] = "auto",
         init: str | ArrayLike = "auto",
         n_init: int | Literal["auto"] = "auto",
@@ -378,6 +397,9 @@ class CollisionClusterer(SoftmaxClusterer):
         self.prior = prior
         self.divergence = divergence
         self.view_weight = view_weight
+        self.must_link = must_link
+        self.cannot_link = cannot_link
+        self.link_weight = link_weight
         self.n_neighbors = n_neighbors
         self.init = init
         self.n_init = n_init
@@ -388,6 +410,11 @@ class CollisionClusterer(SoftmaxClusterer):
         self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose
+
+    def _links(self, n_samples: int, kept: NDArray | None) -> Links | None:
+        return find_links(
+            self.must_link, self.cannot_link, self.link_weight, n_samples, kept
+        )
 
     def _new_objective(self, model: SoftmaxModel) -> Collision:
         return Collision(

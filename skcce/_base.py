@@ -252,10 +252,11 @@ feature_names_in_
             data, neighbors, features, rows = embed(data, settings, random_state)
             if resumes:
                 tree, fine = checkpoint.tree, None
-                if data.links is None:
-                    settings = checkpoint.settle(settings)
-                else:
-                    settings = settle(tree, settings)
+                settings = (
+                    checkpoint.settle(settings)
+                    if data.links is None
+                    else settle(tree, settings)
+                )
             else:
                 tree, fine = find_tree(
                     model,

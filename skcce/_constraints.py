@@ -6,19 +6,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
-from sklearn.utils import check_array
-
 
 from skcce.losses import collision_loss_and_gradient
 
-# A group leaves no cluster altogether because of those that it cannot be with.
+# However sure those are that a group cannot be with: they leave it this part.
 _LEAST = 1e-3
 
 
 class Links(NamedTuple):
-    """What pairs of samples say, with what follows from them.
+    """What pairs of samples say, and what follows from them.
 
-    A group is all samples that must-links join, or one that has cannot-links only.
+    A group are all samples that must-links join, or one that has cannot-links only.
 
     rows : numbers of the linked samples in the training data, (n_linked,).
     group : group of each of them, (n_linked,).
@@ -65,7 +63,7 @@ def find_links(
     graph = csr_array(
         (np.ones(len(must)), (must[:, 0], must[:, 1])), shape=(n_samples, n_samples)
     )
-    _, component = connected_components(graph, directed=False)
+    n_components, component = connected_components(graph, directed=False)
     ends = component[cannot]
     contradicted = ends[:, 0] == ends[:, 1]
     if contradicted.any():
@@ -75,24 +73,21 @@ def find_links(
             f"cannot_link has the pair ({first}, {last}), and must_link joins them: "
             f"{chain}. Leave out one of these pairs."
         )
-    if kept is None:
-        kept = np.arange(n_samples)
-    component = component[kept]
-    n_kept = np.bincount(component, minlength=component.max(initial=0) + 1)
-    ends = ends[(n_kept[np.minimum(ends, len(n_kept) - 1)] > 0).all(axis=1)]
-    is_linked = n_kept > 1
-    is_linked[ends] = True
-    rows = np.flatnonzero(is_linked[component])
+    component = component if kept is None else component[kept]
+    n_members = np.bincount(component, minlength=n_components)
+    ends = ends[n_members[ends].all(axis=1)]
+    is_group = n_members > 1
+    is_group[ends] = True
+    rows = np.flatnonzero(is_group[component])
     if not len(rows):
         return None
-    number = is_linked.cumsum() - 1
-    group, ends = number[component[rows]], number[ends]
-    n_groups = group.max() + 1
+    number = is_group.cumsum() - 1
+    group, sizes, ends = number[component[rows]], n_members[is_group], number[ends]
     ends = np.unique(np.vstack([ends, ends[:, ::-1]]), axis=0)
     apart = csr_array(
-        (np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(n_groups, n_groups)
+        (np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(sizes), len(sizes))
     )
-    return Links(rows, group, np.bincount(group), apart, weight)
+    return Links(rows, group, sizes, apart, weight)
 
 
 def agree(links: Links, proba: NDArray) -> NDArray:
@@ -172,21 +167,23 @@ def link_loss_and_gradient(
 
 def _check_pairs(pairs: ArrayLike | None, name: str, n_samples: int) -> NDArray:
     """Return pairs of row numbers, (n_pairs, 2)."""
-    if pairs is None or np.size(pairs) == 0:
+    if pairs is None or len(pairs) == 0:
         return np.empty((0, 2), dtype=np.intp)
-    pairs = check_array(pairs, ensure_2d=False, allow_nd=True, input_name=name)
+    wanted = "pairs of row numbers, integers of shape (n_pairs, 2)"
+    try:
+        pairs = np.asarray(pairs)
+    except ValueError as error:
+        raise ValueError(f"{name} must hold {wanted}: {error}") from error
     if pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise ValueError(
-            f"{name} must hold pairs of row numbers, shape (n_pairs, 2), got shape "
-            f"{pairs.shape}."
-        )
-    numbers = pairs.astype(np.intp)
+        raise ValueError(f"{name} must hold {wanted}, got shape {pairs.shape}.")
+    if pairs.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must hold {wanted}, got {pairs[0].tolist()}.")
+    with np.errstate(invalid="ignore"):
+        numbers = pairs.astype(np.intp)
     wrong = (numbers != pairs).any(axis=1)
     if wrong.any():
-        raise ValueError(
-            f"{name} must hold integers, the numbers of rows of X, got the pair "
-            f"{_text(pairs[wrong.argmax()])}."
-        )
+        pair = _text(pairs[wrong.argmax()])
+        raise ValueError(f"{name} must hold {wanted}, got the pair {pair}.")
     wrong = ((numbers < 0) | (numbers >= n_samples)).any(axis=1)
     if wrong.any():
         raise ValueError(

@@ -21,7 +21,7 @@ from skcce._neighbors import (
     principal_projection,
     smooth,
 )
-from skcce._objective import Objective
+from skcce._objective import Batch, Objective, view_weights
 from skcce._pseudo_labels import check_prior, solve_batch
 from skcce._settings import Settings
 from skcce._spectral import SpectralFeatures
@@ -38,6 +38,7 @@ from skcce._training import (
 from skcce._tree import ClusterTree, collisions, grow
 from skcce._trust import separation_ratio
 from skcce._views import mean_distance
+from skcce.losses import collision_loss_and_gradient
 
 # With several starts, each is trained for this many epochs, or fewer if they make this
 # many steps, before the best one goes on: by then its loss says about as much about its
@@ -205,24 +206,24 @@ def choose(
 
     Clusters of about equal size are those of the tree where they say more about a
     sample's neighbor than those of any start: they have a shape that k-means does not
-    find.
+    find. With links, the clusters of the tree are one of the starts.
     """
     settings = settle(tree, settings)
-    if fine is not None and fine.interrupted:
+    is_learned = settings.shares == "learn"
+    is_over = fine is not None and fine.interrupted
+    if is_over or (is_learned and data.links is None):
         return settings, []
-    joined = None
-    if tree is not None:
+    starts = []
+    if not is_learned:
+        starts = find_starts(rows, data, settings, random_state)
+    if is_learned or (tree is not None and settings.shares == "auto"):
         joined = tree.cut(settings.n_clusters)[tree.labels]
         if data.kept is not None:
             joined = joined[data.kept]
-    if settings.shares == "learn":
-        # Fine clusters know nothing of links: a start, no more.
-        return settings, [] if data.links is None else [_refine(joined, data, settings)]
-    starts = find_starts(rows, data, settings, random_state)
-    if tree is not None and settings.shares == "auto":
         if data.links is not None:
-            joined = _refine(joined, data, settings)
-            return settings, _most_informative([joined, *starts], data)
+            # The tree knows nothing of links: it is a start, no more.
+            starts = [_refine(joined, data, settings), *starts]
+            return settings, _most_informative(starts, data)
         most = information(starts[0], data)  # the others say less
         sizes = tree.shares(settings.n_clusters)
         if (
@@ -362,7 +363,10 @@ def best_start(
             random_state=random_state,
         )
         state = begin(candidate.decision_function(data.X), random_state)
-        if len(starts) == 1:
+        refined = data.links is not None and data.graph is not None
+        if refined and labels is not None:
+            state = _fit_to(labels, candidate, data, settings, state)
+        if len(starts) == 1 or state.interrupted:
             return candidate, state
         train(
             candidate,
@@ -392,6 +396,43 @@ def best_start(
     if best is None:
         raise ValueError(failure)
     return best, TrainingState(best_state.proba, random_state)
+
+
+class _GivenLabels(Objective):
+    """Cross-entropy with the targets of all samples, which may leave clusters empty."""
+
+    def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
+        loss, gradient = collision_loss_and_gradient(logits, batch.target)
+        weights = view_weights(logits, batch, 1.0)
+        return float(np.vdot(weights, loss)), gradient * weights[..., np.newaxis]
+
+
+def _fit_to(
+    labels: NDArray,
+    model: SoftmaxModel,
+    data: TrainingData,
+    settings: Settings,
+    state: TrainingState,
+) -> TrainingState:
+    """Train a model with the labels of its start, and return the state after it.
+
+    Links draw boundaries that centroids do not have; what a model does not predict as
+    it begins, it forgets.
+    """
+    plan = settings.plan
+    target = np.eye(settings.n_clusters, dtype=state.proba.dtype)[labels]
+    train(
+        model,
+        replace(data, target=target),
+        _GivenLabels(),
+        epochs(plan.batch_size, min(_TRIAL_EPOCHS, plan.max_iter), plan.tol),
+        state,
+    )
+    if state.error:
+        raise ValueError(advice(state.error, state.n_iter + 1)) from state.error
+    fitted = begin(model.decision_function(data.X), state.random_state)
+    fitted.interrupted = state.interrupted
+    return fitted
 
 
 def _match_sizes(labels: NDArray, prior: NDArray, data: TrainingData) -> NDArray:

@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skcce._base import SoftmaxClusterer
 from skcce._constraints import (
     Links,
+    agree,
     find_links,
     find_partners,
     link_loss_and_gradient,
@@ -35,7 +36,8 @@ class Collision(Objective):
     r"""Collision cross-entropy of predictions and pseudo-labels.
 
     With pseudo-labels :math:`y_i` that minimize eq. (11) for the predictions of the
-    batch, or for those predictions averaged over neighbors, the value is
+    batch, or for those predictions averaged over neighbors, or what agrees with links,
+    the value is
 
     .. math::
 
@@ -43,8 +45,11 @@ class Collision(Objective):
         + \frac{a}{V} \sum_{v=1}^{V} H_2(y_i, \tilde\sigma_{iv}) \Bigr]
         + \lambda\, \mathrm{KL}(u \,\|\, \bar y)
 
-    where :math:`\tilde\sigma_{iv}` are the predictions for the views of a sample. The
-    gradient is that for fixed labels.
+    where :math:`\tilde\sigma_{iv}` are the predictions for the views of a sample. A
+    sample that is linked to others has, for each prediction, more terms: the collision
+    cross-entropy with the mean latest prediction :math:`\bar\sigma` of those that it
+    must be with, and with :math:`1 - \bar\sigma` of those that it cannot be with. The
+    gradient is that for fixed labels and partners.
 
     Parameters
     ----------
@@ -100,6 +105,10 @@ class Collision(Objective):
         if epoch.links is not None:
             self._link_weight = epoch.links.weight
             self._partners = find_partners(epoch.links, epoch.proba)
+            if epoch.graph is None:
+                rows = epoch.links.rows
+                self._averaged = np.full_like(epoch.proba, np.nan)
+                self._averaged[rows] = agree(epoch.links, epoch.proba)[rows]
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
         """Solve for the labels, and return the value and its gradient."""
@@ -122,7 +131,9 @@ class Collision(Objective):
     def _solve(self, proba: NDArray, batch: Batch) -> NDArray:
         """Return the labels of a batch."""
         if self._averaged is not None:
-            proba = self._averaged[batch.rows].astype(proba.dtype, copy=False)
+            averaged = self._averaged[batch.rows].astype(proba.dtype, copy=False)
+            # Without neighbors, there are averages of linked samples only.
+            proba = np.where(np.isnan(averaged), proba, averaged)
         return solve_batch(
             proba,
             self._lam,
@@ -184,7 +195,8 @@ class CollisionClusterer(SoftmaxClusterer):
         the median sample lives in a cluster of more than 1.3 equal shares. Otherwise,
         and where there is no tree, it is None. An array is scaled to sum to 1; cluster
         k is then the one of share ``prior[k]``: the largest cluster that k-means finds
-        gets the largest share.
+        gets the largest share. With links, the clusters of the tree are where the fit
+        starts from.
     divergence : {"reverse", "forward"}, default="reverse"
         ``"reverse"`` is the loss above, eq. (11); ``"forward"`` puts
         :math:`\mathrm{KL}(\bar y \,\|\, u)` in its place, eq. (10). They make the same
@@ -194,6 +206,18 @@ class CollisionClusterer(SoftmaxClusterer):
         relative to the loss of the sample itself. The paper's Table 4, which starts
         from pretrained weights, has 0.5 for STL-10, 0.2 for CIFAR-10 and 0.4 for
         CIFAR-100-20.
+    must_link, cannot_link : array-like of shape (n_pairs, 2) or None, default=None
+        Pairs of numbers of rows of `X`: the two must be in one cluster, or must not.
+        What follows from several pairs counts, too: must-links are passed on, and what
+        is joined to one of a cannot-link cannot be with the other one. Neither the
+        order of the pairs nor that in a pair matters; a pair given twice counts once. A
+        pair adds :math:`-\ln \sigma_i \cdot \sigma_j` or :math:`-\ln (1 - \sigma_i
+        \cdot \sigma_j)` to the loss of each of its rows, and pseudo-labels take
+        account of it, and those of the neighbors with them. Not all pairs hold in the
+        end if no such boundary is possible; compare `labels_`. ``tree_`` and ``cut``
+        know nothing of the pairs.
+    link_weight : float, default=2.0
+        Weight of the loss of a pair, relative to the loss of a sample.
     n_neighbors : int or "auto", default="auto"
         Number of nearest neighbors. The pseudo-labels of a sample come from predictions
         averaged along four steps of a random walk from neighbor to neighbor. 0 turns

@@ -107,6 +107,21 @@ def agree(links: Links, proba: NDArray) -> NDArray:
     return agreed
 
 
+def balance(links: Links, labels: NDArray) -> NDArray:
+    """Return how many samples must, minus how many cannot, be with one of a cluster.
+
+    labels : cluster of each sample, (n_samples,).
+    A symmetric matrix (n_clusters, n_clusters); a sample counts once if others are in
+    its group, and once for each group that it cannot be with.
+    """
+    group = links.mean(np.eye(labels.max() + 1)[labels])
+    counts = group * links.sizes[:, np.newaxis]
+    per_other = counts / np.maximum(links.sizes - 1, 1)[:, np.newaxis]
+    joined = counts.T @ per_other - np.diag(per_other.sum(axis=0))
+    apart = counts.T @ (links.apart @ group)
+    return joined - (apart + apart.T) / 2
+
+
 class Partners(NamedTuple):
     """What is held fixed for a link loss: see :func:`link_loss_and_gradient`.
 

@@ -154,7 +154,9 @@ def find_tree(
         labels = finite_logits(fine, data.X).argmax(axis=1)
     except FloatingPointError as error:
         raise ValueError(advice(error, state.n_iter + bool(state.error))) from error
-    tree = grow(fine, labels, neighbors.walk, neighbors.distances, data.weight)
+    tree = grow(
+        fine, labels, neighbors.walk, neighbors.distances, data.weight, data.links
+    )
     if data.kept is not None:
         given = data.given
         if features is not None:
@@ -221,7 +223,7 @@ def choose(
         if data.kept is not None:
             joined = joined[data.kept]
         if data.links is not None:
-            # The tree knows nothing of links: it is a start, no more.
+            # A fine cluster may hold both of a cannot-link: it is a start, no more.
             starts = [_refine(joined, data, settings), *starts]
             return settings, _most_informative(starts, data)
         most = information(starts[0], data)  # the others say less

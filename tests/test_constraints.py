@@ -2,6 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from persistence import SHORT_FITS, assert_same_fit
 from scipy.optimize import check_grad
@@ -9,10 +10,12 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.metrics import adjusted_rand_score
+from torch import nn
 
 from skcce import CollisionClusterer
 from skcce._constraints import (
     agree,
+    balance,
     find_links,
     find_partners,
     link_loss_and_gradient,
@@ -20,6 +23,7 @@ from skcce._constraints import (
 from skcce._objective import Batch, Epoch
 from skcce._persistence import Checkpoint
 from skcce._starts import _GivenLabels
+from skcce.deep import DeepSoftmax
 from skcce.methods import Collision
 
 pytestmark = SHORT_FITS
@@ -140,6 +144,17 @@ def test_bad_pairs_are_errors(blobs, name, pairs, message):
 def test_bad_parameters_are_errors(blobs, parameters, message):
     with pytest.raises(ValueError, match=message):
         CollisionClusterer(**parameters).fit(blobs[0])
+
+
+def test_balance_counts_samples():
+    links = find_links([(0, 1), (1, 2), (3, 4)], [(0, 3), (5, 6)], 1.0, 8)
+    labels = np.array([0, 0, 1, 1, 2, 0, 0, 1])
+    # Each of the three of the first group has two others, who count 1 / 2.
+    joined = [[1, 1, 0], [1, 0, 1], [0, 1, 0]]
+    apart = balance(links, labels) - joined
+    assert_allclose(apart, apart.T)
+    assert_allclose(apart.sum(), -(3 + 2 + 1 + 1))
+    assert_allclose(apart[0, 0], -2)
 
 
 # --- The loss -----------------------------------------------------------------
@@ -326,13 +341,17 @@ def test_cannot_link_asks_for_two_clusters(rng):
 
 
 def test_a_network_takes_pairs(two_halves, rng):
-    from skcce.deep import DeepSoftmax, mlp
-
     X, y = two_halves
     must, cannot = pairs_of(y, 40, rng)
-    model = DeepSoftmax(mlp(), augment=None)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 32), nn.ReLU())
     clusterer = CollisionClusterer(
-        2, model=model, must_link=must, cannot_link=cannot, random_state=0
+        2,
+        model=DeepSoftmax(network, augment=None, lr=1e-2),
+        must_link=must,
+        cannot_link=cannot,
+        batch_size=20,
+        random_state=0,
     )
     assert n_violated(clusterer.fit_predict(X), must, cannot) == (0, 0)
 

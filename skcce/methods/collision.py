@@ -195,8 +195,8 @@ class CollisionClusterer(SoftmaxClusterer):
         the median sample lives in a cluster of more than 1.3 equal shares. Otherwise,
         and where there is no tree, it is None. An array is scaled to sum to 1; cluster
         k is then the one of share ``prior[k]``: the largest cluster that k-means finds
-        gets the largest share. With links, the clusters of the tree are where the fit
-        starts from.
+        gets the largest share. With `must_link` or `cannot_link`, the fit only starts
+        from the clusters of the tree.
     divergence : {"reverse", "forward"}, default="reverse"
         ``"reverse"`` is the loss above, eq. (11); ``"forward"`` puts
         :math:`\mathrm{KL}(\bar y \,\|\, u)` in its place, eq. (10). They make the same
@@ -214,8 +214,8 @@ class CollisionClusterer(SoftmaxClusterer):
         pair adds :math:`-\ln \sigma_i \cdot \sigma_j` or :math:`-\ln (1 - \sigma_i
         \cdot \sigma_j)` to the loss of each of its rows, and pseudo-labels take
         account of it, and those of the neighbors with them. Not all pairs hold in the
-        end if no such boundary is possible; compare `labels_`. ``tree_`` and ``cut``
-        know nothing of the pairs.
+        end if the model has no such boundary; compare `labels_`. The joins in ``tree_``
+        take account of the pairs, ``cut`` of no more than that.
     link_weight : float, default=2.0
         Weight of the loss of a pair, relative to the loss of a sample.
     n_neighbors : int or "auto", default="auto"

@@ -4,12 +4,14 @@ from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._pseudo_labels import PseudoLabels, solve_pseudo_labels
 from skcce._spectral import SpectralFeatures
+from skcce.classifier import CollisionClassifier
 from skcce.losses import collision_cross_entropy
 from skcce.methods.collision import CollisionClusterer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CollisionClassifier",
     "CollisionClusterer",
     "LinearSoftmax",
     "PseudoLabels",

@@ -32,6 +32,8 @@ class TrainingData:
         model makes it.
     reach : ndarray of shape (n_samples,) or None
         Mean distance of each sample to its neighbors, if views are adversarial.
+    spread : ndarray of shape (n_samples, n_clusters) or None
+        What the given labels say about the others on the graph, rows sum to 1.
     kept : ndarray of shape (n_samples,) or None
         Numbers of the samples in `given`; None if `X` has them all.
     given : any
@@ -45,6 +47,7 @@ class TrainingData:
     graph: csr_array | None = None
     view_source: Literal["neighbors", "adversarial"] | None = None
     reach: NDArray | None = None
+    spread: NDArray | None = None
     kept: NDArray | None = None
     given: Any = None
 
@@ -64,6 +67,25 @@ class TrainingData:
     def n_samples(self) -> int:
         return self.X.shape[0]
 
+    @property
+    def is_labeled(self) -> bool:
+        """Whether the labels of all samples are given."""
+        return self.target is not None and not np.isnan(self.target).any()
+
+    def with_labels(self, target: NDArray) -> "TrainingData":
+        """Return the same samples with labels, those of weight 0 included."""
+        if self.kept is not None:
+            target = target[self.kept]
+        if np.isnan(target).all():
+            raise ValueError("y has no label for a sample of positive sample_weight.")
+        return replace(self, target=target.astype(self.dtype, copy=False))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the predictions for the samples."""
+        is_float = getattr(self.X, "dtype", None) == np.float64
+        return np.dtype(np.float64 if is_float else np.float32)
+
     def batch(self, rows: NDArray) -> Batch:
         """Return what is known about some samples."""
         return Batch(
@@ -74,7 +96,7 @@ class TrainingData:
 
     def epoch(self, proba: NDArray, progress: float) -> Epoch:
         """Return what is known as an epoch begins."""
-        return Epoch(proba, self.graph, progress, self.weight, self.links)
+        return Epoch(proba, self.graph, progress, self.weight, self.target, self.links)
 
     def mean(self, values: NDArray) -> NDArray:
         """Return the weighted mean of `values` (n_samples, ...) over the samples."""

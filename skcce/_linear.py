@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from sklearn.base import clone
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -19,6 +20,9 @@ __all__ = ["LinearSoftmax"]
 # Sharpness of the first predictions, softmax(-_SHARPNESS * squared distance to the
 # centroid), where the rows have mean square norm 1.
 _SHARPNESS = 10.0
+# Where "lbfgs" ends: at a gradient that is zero but for rounding, at a value that does
+# not fall any more, or, where labels can be separated and there is no minimum, here.
+_LBFGS = {"gtol": 1e-9, "ftol": 1e-15, "maxiter": 1000, "maxfun": 5000}
 
 
 class LinearSoftmax(SoftmaxModel):
@@ -27,7 +31,9 @@ class LinearSoftmax(SoftmaxModel):
     Predicts :math:`\sigma(x) = \mathrm{softmax}(v^\top x + b)` (eq. 3 of [1]_) and
     minimizes, by stochastic gradient steps on the batches that it is given,
 
-    .. math:: \frac1B \sum_{i} \ell_i + \frac{\alpha}{2} \|v\|^2 .
+    .. math:: \frac1B \sum_{i} \ell_i + \frac{\alpha}{2} \|v\|^2 ,
+
+    or, by L-BFGS, all of it in every epoch.
 
     The optimizer works on rows that are centered and divided by one number, the root of
     their mean square norm; `learning_rate` and `alpha` refer to these. A fit therefore
@@ -38,12 +44,17 @@ class LinearSoftmax(SoftmaxModel):
     ----------
     learning_rate : float, default=0.1
         First step size of the optimizer; it decays to zero along half a cosine over
-        the epochs of a fit.
+        the epochs of a fit. L-BFGS has none.
     alpha : float, default=0.0
         L2 penalty on the weights, not on the intercept.
-    optimizer : {"adam", "sgd"}, default="adam"
+    optimizer : {"adam", "sgd", "lbfgs"}, default="adam"
         "adam" (with moments 0.9 and 0.999), or plain stochastic gradient descent, the
-        paper's choice for a linear model.
+        paper's choice for a linear model. "lbfgs" takes all samples at once, and
+        minimizes the loss in each epoch as far as float64 can tell, in at most 1000
+        iterations: for labels that are given, where one epoch then is the whole fit,
+        the same as that of scikit-learn's LogisticRegression. With pseudo-labels, each
+        epoch fits the model to the labels of the last one as if they were true: that
+        takes longer than "adam", and the clusters stay closer to the start.
 
     Attributes
     ----------
@@ -71,7 +82,7 @@ class LinearSoftmax(SoftmaxModel):
     _parameter_constraints: ClassVar[dict] = {
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="left")],
-        "optimizer": [StrOptions({"adam", "sgd"})],
+        "optimizer": [StrOptions({"adam", "sgd", "lbfgs"})],
     }
 
     def __init__(
@@ -79,11 +90,15 @@ class LinearSoftmax(SoftmaxModel):
         *,
         learning_rate: float = 0.1,
         alpha: float = 0.0,
-        optimizer: Literal["adam", "sgd"] = "adam",
+        optimizer: Literal["adam", "sgd", "lbfgs"] = "adam",
     ):
         self.learning_rate = learning_rate
         self.alpha = alpha
         self.optimizer = optimizer
+
+    @property
+    def needs_all_samples(self) -> bool:
+        return self.optimizer == "lbfgs"
 
     def initialize(
         self,
@@ -143,6 +158,9 @@ class LinearSoftmax(SoftmaxModel):
         rows = self._standardize(X)
         weights, intercept = self._weights
         value, gradient = objective(rows @ weights.T + intercept)
+        if self.optimizer == "lbfgs":
+            self._minimize(rows, objective)
+            return value
         weights_gradient = gradient.T @ rows
         if self.alpha:
             weights_gradient += weights.dtype.type(self.alpha) * weights
@@ -158,6 +176,24 @@ class LinearSoftmax(SoftmaxModel):
                 grad = _adam(grad, mean, square, self._n_steps)
             weight -= weight.dtype.type(step_size) * grad
         return value
+
+    def _minimize(self, rows: NDArray, objective: BatchObjective) -> None:
+        """Go to a minimum of the penalized objective, in float64."""
+        rows = rows.astype(np.float64, copy=False)
+        n_weights, shape = self._weights[0].size, self._weights[0].shape
+
+        def penalized(parameters):
+            weights = parameters[:n_weights].reshape(shape)
+            value, gradient = objective(rows @ weights.T + parameters[n_weights:])
+            slope = gradient.T @ rows + self.alpha * weights
+            value += self.alpha / 2 * np.vdot(weights, weights)
+            return value, np.concatenate([slope.ravel(), gradient.sum(axis=0)])
+
+        start = np.concatenate([weight.ravel() for weight in self._weights])
+        start = start.astype(np.float64)  # or SciPy would go on in float32
+        found = minimize(penalized, start, jac=True, method="L-BFGS-B", options=_LBFGS)
+        parts = np.split(found.x.astype(self._mean.dtype), [n_weights])
+        self._weights = [parts[0].reshape(shape), parts[1]]
 
     def decision_function(self, X: NDArray) -> NDArray:
         weights, intercept = self._weights

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 
 from skcce._callbacks import N_WRAPPERS
@@ -16,7 +16,7 @@ _COLLAPSE_EPOCHS = 3
 # Parameters that ask for more clusters, and those that shrink weights.
 _LARGER = ("lam", "mu", "gamma", "entropy_weight")
 _SMALLER = ("weight_decay", "alpha")
-_CALLER_OF_FIT = 3 + N_WRAPPERS  # for a function that fit calls
+_CALLER_OF_FIT = 4 + N_WRAPPERS  # for a function that _fit calls
 
 
 def advice(error: FloatingPointError, epoch: int) -> str:
@@ -69,13 +69,15 @@ def warn_if_unfinished(
         )
     elif not (state.converged or state.stopped):
         warnings.warn(
-            f"More than tol={estimator.tol} of the samples still changed cluster in "
-            f"epoch {state.n_iter}. Try a larger max_iter or tol.",
+            f"More than tol={estimator.tol} of the samples still changed "
+            f"{'class' if is_classifier(estimator) else 'cluster'} in epoch "
+            f"{state.n_iter}. Try a larger max_iter or tol.",
             ConvergenceWarning,
             stacklevel=_CALLER_OF_FIT,
         )
     n_used = len(np.unique(labels))
-    if n_used < n_wanted:
+    # A class that is rare need not be predicted.
+    if n_used < n_wanted and not is_classifier(estimator):
         warnings.warn(
             f"Clusters in use: {n_used} of {n_wanted}. Try "
             f"{_changes(estimator, _LARGER, 'a larger')}a larger n_init, or fewer "

@@ -30,10 +30,13 @@ class SoftmaxModel(BaseEstimator):
         as features. The estimator's "auto" depends on it.
     makes_views : bool
         Whether `train_step` makes augmented views of each sample.
+    needs_all_samples : bool
+        Whether every batch must hold all samples.
     """
 
     learns_features: ClassVar[bool] = False
     makes_views: bool = False
+    needs_all_samples: bool = False
     _parameter_constraints: ClassVar[dict] = {}
 
     def validate_input(self, X: Any) -> Any:

@@ -32,12 +32,16 @@ class Batch(NamedTuple):
     weight: NDArray | None = None
     target: NDArray | None = None
 
+    @property
+    def is_given(self) -> NDArray:
+        """Which labels are given, (n,)."""
+        if self.target is None:
+            return np.zeros(len(self.rows), dtype=bool)
+        return ~np.isnan(self.target[:, 0])
+
     def with_targets(self, labels: NDArray) -> NDArray:
         """Return `labels` (n, n_clusters), with those that are given in their place."""
-        if self.target is None:
-            return labels
-        known = ~np.isnan(self.target[:, :1])
-        return np.where(known, self.target, labels).astype(labels.dtype, copy=False)
+        return with_targets(labels, self.target)
 
 
 class Epoch(NamedTuple):
@@ -55,6 +59,8 @@ class Epoch(NamedTuple):
         starts, 1 in its last epoch and for `loss_`.
     weight : ndarray of shape (n_samples,) or None
         Weights of the samples, of mean 1; None if all are equal.
+    target : ndarray of shape (n_samples, n_clusters) or None
+        Labels, where they are given; rows of NaN where they are not.
     links : Links or None
         Which samples must, or cannot, be in one cluster; None without constraints.
     """
@@ -63,7 +69,16 @@ class Epoch(NamedTuple):
     graph: csr_array | None = None
     progress: float = 0.0
     weight: NDArray | None = None
+    target: NDArray | None = None
     links: Links | None = None
+
+
+def with_targets(labels: NDArray, target: NDArray | None) -> NDArray:
+    """Return `labels` (n, n_clusters), with those that are given in their place."""
+    if target is None:
+        return labels
+    given = ~np.isnan(target[:, :1])
+    return np.where(given, target, labels).astype(labels.dtype, copy=False)
 
 
 class Objective(BaseEstimator):

@@ -57,6 +57,7 @@ _UNFINISHED = {
 }
 _OF_TABLES = {"n_features_in_": int, "feature_names_in_": [str]}
 _OF_OUTLIERS = {"outlier_scores_": ("f", 1)}
+_OF_CLASSIFIERS = {"classes_": dict}
 _NOT_OF_A_CUT = {"probabilities_", "loss_"}
 FITTED = {
     "labels_": ("i", 1),
@@ -66,6 +67,7 @@ FITTED = {
     **_UNFINISHED,
     **_OF_TABLES,
     **_OF_OUTLIERS,
+    **_OF_CLASSIFIERS,
 }
 _SURROUNDINGS = {
     "around": ("f", 2),
@@ -73,7 +75,7 @@ _SURROUNDINGS = {
     "spread": ("f", 1),
     "threshold": float,
 }
-_KNOWN_BEFORE = ("n_clusters_", "prior_")
+_KNOWN_BEFORE = ("n_clusters_", "prior_", "classes_")
 _TRAINING = {"proba": ("f", 2), "n_calm": int}
 _GENERATOR = {"bit_generator": str, "state": dict, "has_gauss": int, "gauss": float}
 _MERSENNE_TWISTER = {"key": ("u", 1), "pos": int}
@@ -190,7 +192,8 @@ class Checkpoint:
 
         found : what is known before the training, such as the features and the tree.
         """
-        fitted = {**curves(training), **{name: found[name] for name in _KNOWN_BEFORE}}
+        known = {name: found[name] for name in _KNOWN_BEFORE if name in found}
+        fitted = _plain_names({**curves(training), **known})
         record = {
             "run": self._run,
             "random_state": training.random_state.get_state(legacy=False),
@@ -222,7 +225,7 @@ def load_fit(
     Raises ValueError if it holds none, or one of another class, architecture or number
     of clusters.
     """
-    record, n_clusters = read_record(path), estimator.n_clusters
+    record, n_clusters = read_record(path), getattr(estimator, "n_clusters", None)
     _check_class(path, record, estimator)
     with _damage_is_an_error(path):
         attributes = _fitted_of(record)
@@ -319,9 +322,28 @@ def _attributes_of(estimator: BaseEstimator) -> dict[str, Any]:
     found = {
         name: getattr(estimator, name) for name in FITTED if hasattr(estimator, name)
     }
+    return _plain_names(found)
+
+
+def _plain_names(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes of a fit with names as lists, which JSON can hold."""
+    plain_names = {}
     if "feature_names_in_" in found:
-        found["feature_names_in_"] = found["feature_names_in_"].tolist()
-    return found
+        plain_names["feature_names_in_"] = found["feature_names_in_"].tolist()
+    if "classes_" in found:
+        classes = found["classes_"]
+        values = classes.tolist()
+        plain_names["classes_"] = {"values": values, "dtype": classes.dtype.str}
+    return {**found, **plain_names}
+
+
+def _classes(described: Mapping[str, Any]) -> NDArray:
+    """Return the classes that a file holds as a list."""
+    values, dtype = described["values"], np.dtype(described["dtype"])
+    is_plain = all(type(value) in (bool, int, float, str) for value in values)
+    if dtype.kind not in "biufUO" or not is_plain:
+        raise ValueError("its classes are no names")
+    return np.array(values, dtype=dtype)
 
 
 def curves(training: TrainingState) -> dict[str, Any]:
@@ -467,8 +489,9 @@ def _training_of(record: Mapping[str, Any]) -> TrainingState:
 def _fitted_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of a fit, or of an unfinished one, and no others."""
     is_finished = "labels_" in record["fitted"]
-    kinds = FITTED if is_finished else {**_UNFINISHED, **_OF_TABLES}
-    optional = {*_OF_TABLES, *_OF_OUTLIERS, *_NOT_OF_A_CUT}
+    kinds = {**_UNFINISHED, **_OF_TABLES, **_OF_CLASSIFIERS}
+    kinds = FITTED if is_finished else kinds
+    optional = {*_OF_TABLES, *_OF_OUTLIERS, *_OF_CLASSIFIERS, *_NOT_OF_A_CUT}
     fitted = _checked(record["fitted"], kinds, optional)
     is_cut = is_finished and "probabilities_" not in fitted
     n_clusters, (n_epochs, n_trained) = (
@@ -489,6 +512,10 @@ def _fitted_of(record: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("its parts do not fit together")
     if "feature_names_in_" in fitted:
         fitted["feature_names_in_"] = np.array(names, dtype=object)
+    if "classes_" in fitted:
+        fitted["classes_"] = _classes(fitted["classes_"])
+        if fitted["classes_"].shape != (n_clusters,):
+            raise ValueError("its classes are not those of its model")
     return fitted
 
 
@@ -574,7 +601,11 @@ def _describe_run(
         if name not in _MAY_CHANGE:
             run |= _described(name, value)
     run["data"] = _fingerprint(data.X)
-    for name, values in (("sample_weight", data.weight), ("kept", data.kept)):
+    for name, values in (
+        ("sample_weight", data.weight),
+        ("kept", data.kept),
+        ("labels", data.target),
+    ):
         if values is not None:
             run[name] = _fingerprint(values)
     return run

@@ -32,7 +32,8 @@ class Settings(NamedTuple):
 
     n_clusters : "auto" if it is to be found, between `bounds`.
     prior : target shares, or None if they are equal.
-    shares : whether the shares are "given", or those of the tree ("learn").
+    shares : whether the shares are "given", those of the tree ("learn"), those of the
+        known labels ("labels"), or those that their spread tells ("spread").
     n_fine : number of fine clusters of the tree; 0 without one.
     doubts_neighbors : whether they may be left out, if they tell nothing of clusters.
     features : what turns rows into features; None if they are taken as they are.
@@ -44,7 +45,7 @@ class Settings(NamedTuple):
     n_clusters: int | Literal["auto"]
     bounds: tuple[int, int]
     prior: NDArray | None
-    shares: Literal["given", "learn", "auto"]
+    shares: Literal["given", "learn", "auto", "labels", "spread"]
     n_fine: int
     n_neighbors: int
     doubts_neighbors: bool
@@ -79,7 +80,8 @@ def resolve(
 ) -> Settings:
     """Resolve "auto", and check the parameters against the data."""
     n_samples = data.n_samples
-    n_clusters, bounds = number_and_bounds(estimator.n_clusters, n_samples)
+    number = data.target.shape[1] if data.target is not None else estimator.n_clusters
+    n_clusters, bounds = number_and_bounds(number, n_samples)
     if data.links is not None and data.links.apart.nnz:
         if bounds[1] < 2:
             raise ValueError(
@@ -102,7 +104,11 @@ def resolve(
     view_source = None if model.makes_views else objective.view_source
     if not isinstance(init, str):
         init, n_init = labels_of_init(init, data, n_usual), 1
-    if estimator.n_neighbors == "auto":
+    if estimator.n_neighbors == "auto" and data.is_labeled:
+        # There is nothing to find; only features may need them.
+        asks = estimator.features not in ("auto", None)
+        n_neighbors = min(n_neighbors, n_samples - 1) if asks else 0
+    elif estimator.n_neighbors == "auto":
         if view_source is not None and data.X.ndim == 2:
             n_neighbors = estimator.auto["n_neighbors"][False]
         few = _SAMPLES_PER_FINE if n_clusters == "auto" else 4 * n_clusters
@@ -126,10 +132,13 @@ def resolve(
             f"{who} compares views of a sample: {why} {way_out} a model that makes "
             "views, such as DeepSoftmax(augment=...)."
         )
+    if estimator.n_init == "auto" and data.is_labeled:
+        n_init = 1
     from_kmeans = isinstance(init, str) and init == "k-means"
     if not (objective.uses_neighbors or view_source or from_kmeans):
         n_neighbors = 0  # nobody asks for them
-    if n_neighbors == 0 and estimator.n_init == "auto" and not model.learns_features:
+    is_open = estimator.n_init == "auto" and not data.is_labeled
+    if n_neighbors == 0 and is_open and not model.learns_features:
         n_init = _N_INIT_WITHOUT_NEIGHBORS
     if estimator.features not in ("auto", None) and n_neighbors == 0:
         raise ValueError(
@@ -150,10 +159,20 @@ def resolve(
             "features='spectral'."
         )
     prior = objective.prior
-    shares, n_fine = _tree_settings(
-        estimator, model, bounds, init, n_neighbors, n_samples
-    )
-    if isinstance(batch_size, str):
+    if data.target is not None:
+        shares, n_fine = _label_shares(estimator, data), 0
+    else:
+        shares, n_fine = _tree_settings(
+            estimator, model, bounds, init, n_neighbors, n_samples
+        )
+    if model.needs_all_samples:
+        if estimator.batch_size != "auto" and batch_size < n_samples:
+            raise ValueError(
+                f"batch_size={batch_size} must not be smaller than n_samples="
+                f"{n_samples}: {model!r} takes all samples at once. Leave it at 'auto'."
+            )
+        batch_size = n_samples
+    elif isinstance(batch_size, str):
         least = n_fine if n_clusters == "auto" else n_clusters
         batch_size = max(min(max(n_samples // 40, 32), 1000), least)
     return Settings(
@@ -199,6 +218,15 @@ def number_and_bounds(
     return "auto", low_high
 
 
+def _label_shares(
+    estimator: BaseEstimator, data: TrainingData
+) -> Literal["given", "labels", "spread"]:
+    """Return where the shares of classes come from."""
+    if data.is_labeled or not isinstance(estimator.prior, str):
+        return "given"
+    return "spread" if estimator.prior == "learn" else "labels"
+
+
 def _tree_settings(
     estimator: BaseEstimator,
     model: SoftmaxModel,
@@ -237,7 +265,7 @@ def labels_of_init(init: ArrayLike, data: TrainingData, n_clusters: int) -> NDAr
     """Return labels of the training data for an `init` of centroids or labels."""
     init = check_array(init, ensure_2d=False, input_name="init")
     if init.ndim == 2 and init.shape == (n_clusters, *data.X.shape[1:]):
-        return _nearest(data.X, init)
+        return nearest(data.X, init)
     n_samples = data.given.shape[0]
     if init.shape != (n_samples,):
         raise ValueError(
@@ -254,7 +282,7 @@ def labels_of_init(init: ArrayLike, data: TrainingData, n_clusters: int) -> NDAr
     return labels if data.kept is None else labels[data.kept]
 
 
-def _nearest(X: NDArray, centroids: NDArray) -> NDArray:
+def nearest(X: NDArray, centroids: NDArray) -> NDArray:
     """Return the index of the nearest of the centroids for every row."""
     centroids = centroids.astype(X.dtype, copy=False)
     largest = max(np.abs(X).max(), np.abs(centroids).max())

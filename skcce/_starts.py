@@ -13,6 +13,12 @@ from sklearn.metrics import adjusted_rand_score
 
 from skcce._autologging import inner_fits
 from skcce._data import TrainingData
+from skcce._label_spreading import (
+    balanced,
+    class_shares,
+    match_clusters,
+    spread_labels,
+)
 from skcce._messages import advice
 from skcce._model import SoftmaxModel
 from skcce._neighbors import (
@@ -21,9 +27,9 @@ from skcce._neighbors import (
     principal_projection,
     smooth,
 )
-from skcce._objective import Batch, Objective, view_weights
+from skcce._objective import Objective, with_targets
 from skcce._pseudo_labels import check_prior, solve_batch
-from skcce._settings import Settings
+from skcce._settings import Settings, nearest
 from skcce._spectral import SpectralFeatures
 from skcce._threads import openmp_threads
 from skcce._training import (
@@ -38,7 +44,6 @@ from skcce._training import (
 from skcce._tree import ClusterTree, collisions, grow
 from skcce._trust import separation_ratio
 from skcce._views import mean_distance
-from skcce.losses import collision_loss_and_gradient
 
 # With several starts, each is trained for this many epochs, or fewer if they make this
 # many steps, before the best one goes on: by then its loss says about as much about its
@@ -103,6 +108,11 @@ def embed(
         if features is not None:
             rows = features.fit_neighbors(neighbors)
     data = replace(data, graph=neighbors.walk, view_source=settings.view_source)
+    if data.target is not None:
+        spread = spread_labels(
+            neighbors.walk, neighbors.strength, data.target, data.weight
+        )
+        data = replace(data, spread=spread)
     if features is not None:
         data = replace(data, X=rows)
     if settings.view_source == "adversarial":
@@ -236,6 +246,14 @@ def choose(
     return settings, starts
 
 
+def ask_labels(settings: Settings, data: TrainingData) -> Settings:
+    """Return the settings with the shares that labels tell, if they are asked for."""
+    if settings.shares not in ("labels", "spread"):
+        return settings
+    spread = data.spread if settings.shares == "spread" else None
+    return settings._replace(prior=class_shares(data.target, data.weight, spread))
+
+
 def asking_for(prior: NDArray, objective: Objective) -> Objective:
     """Return an objective that asks for these shares, if it asks for any."""
     if "prior" not in objective.get_params(deep=False):
@@ -276,16 +294,47 @@ def find_starts(
         return [settings.init]
     if settings.init == "random":
         return [None] * settings.n_init
+    if data.is_labeled:
+        return [data.target.argmax(axis=1)]
     starts = []
     for _ in range(settings.n_init):
         labels = _kmeans_labels(rows, data, settings.n_clusters, random_state)
-        if settings.prior is not None:
+        if data.target is not None:
+            around = np.eye(settings.n_clusters)[labels]
+            if data.graph is not None:
+                around = smooth(data.graph, around)
+            labels = match_clusters(labels, around, data.target, data.weight)
+        elif settings.prior is not None:
             labels = _match_sizes(labels, settings.prior, data)
         starts.append(labels)
-    if data.graph is None or len(starts) == 1:
-        return starts
-    refined = [_refine(labels, data, settings) for labels in starts]
-    return _most_informative(refined, data)
+    if data.graph is not None and len(starts) > 1:
+        refined = [_refine(labels, data, settings) for labels in starts]
+        starts = _most_informative(refined, data)
+    if _names_all(data.target):
+        starts.insert(0, _labels_of_labels(rows, data, settings))
+    return starts
+
+
+def _names_all(target: NDArray | None) -> bool:
+    """Whether there is a label of every class."""
+    return target is not None and bool((np.nansum(target, axis=0) > 0).all())
+
+
+def _labels_of_labels(rows: NDArray, data: TrainingData, settings: Settings) -> NDArray:
+    """Return a class for every sample, by what the labels alone say.
+
+    The class whose labels are near on the graph; without one, whose mean row is.
+    """
+    if data.spread is not None:
+        prior = check_prior(settings.prior, settings.n_clusters)
+        proba = balanced(data.spread, prior, data.weight)
+    else:
+        given = np.nan_to_num(data.target.astype(np.float64))
+        if data.weight is not None:
+            given *= data.weight[:, np.newaxis]
+        means = (given / given.sum(axis=0)).T @ rows
+        proba = np.eye(len(means))[nearest(rows, means)]
+    return with_targets(proba, data.target).argmax(axis=1)
 
 
 def information(labels: NDArray, data: TrainingData) -> float:
@@ -300,10 +349,17 @@ def _refine(labels: NDArray, data: TrainingData, settings: Settings) -> NDArray:
     prior = check_prior(settings.prior, settings.n_clusters)
     for _ in range(_N_REFINEMENTS):
         proba = np.eye(len(prior), dtype=data.graph.dtype)[labels]
+        proba = with_targets(proba, data.target)
         averaged = np.ascontiguousarray(smooth(data.graph, proba, data.links))
         before = labels
         labels = solve_batch(
-            averaged, 1.0, prior, forward=False, n_iter=10, weight=data.weight
+            averaged,
+            1.0,
+            prior,
+            forward=False,
+            n_iter=10,
+            weight=data.weight,
+            fixed=data.target,
         ).argmax(axis=1)
         if data.mean(labels != before) <= _N_CALM:
             break
@@ -367,7 +423,7 @@ def best_start(
         state = begin(candidate.decision_function(data.X), random_state)
         refined = data.links is not None and data.graph is not None
         if refined and labels is not None:
-            state = _fit_to(labels, candidate, data, settings, state)
+            state = _fit_to(labels, candidate, data, objective, settings, state)
         if len(starts) == 1 or state.interrupted:
             return candidate, state
         train(
@@ -400,19 +456,11 @@ def best_start(
     return best, TrainingState(best_state.proba, random_state)
 
 
-class _GivenLabels(Objective):
-    """Cross-entropy with the targets of all samples, which may leave clusters empty."""
-
-    def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
-        loss, gradient = collision_loss_and_gradient(logits, batch.target)
-        weights = view_weights(logits, batch, 1.0)
-        return float(np.vdot(weights, loss)), gradient * weights[..., np.newaxis]
-
-
 def _fit_to(
     labels: NDArray,
     model: SoftmaxModel,
     data: TrainingData,
+    objective: Objective,
     settings: Settings,
     state: TrainingState,
 ) -> TrainingState:
@@ -426,7 +474,7 @@ def _fit_to(
     train(
         model,
         replace(data, target=target),
-        _GivenLabels(),
+        objective,
         epochs(plan.batch_size, min(_TRIAL_EPOCHS, plan.max_iter), plan.tol),
         state,
     )

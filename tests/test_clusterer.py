@@ -761,7 +761,7 @@ NAN = np.full((50, 2), np.nan)
         (None, {"tol": -1}, "tol"),
         (None, {"model": KMeans()}, "model"),
         (None, {"model": LinearSoftmax(alpha=-1)}, "alpha"),
-        (None, {"model": LinearSoftmax(optimizer="lbfgs")}, "optimizer"),
+        (None, {"model": LinearSoftmax(optimizer="newton")}, "optimizer"),
     ],
 )
 def test_bad_input_is_named(blobs, X, parameters, message):

@@ -22,7 +22,6 @@ from skcce._constraints import (
 )
 from skcce._objective import Batch, Epoch
 from skcce._persistence import Checkpoint
-from skcce._starts import _GivenLabels
 from skcce.deep import DeepSoftmax
 from skcce.methods import Collision
 
@@ -428,7 +427,7 @@ def test_a_run_goes_on_after_an_interrupt(
 def test_interrupted_while_a_start_is_fitted(two_halves, rng, monkeypatch, at_epoch):
     X, y = two_halves
     must, cannot = pairs_of(y, 10, rng)
-    begin_epoch, n_begun = _GivenLabels.begin_epoch, []
+    begin_epoch, n_begun = Collision.begin_epoch, []
 
     def interrupt(objective, epoch):
         begin_epoch(objective, epoch)
@@ -436,7 +435,7 @@ def test_interrupted_while_a_start_is_fitted(two_halves, rng, monkeypatch, at_ep
         if len(n_begun) == at_epoch + 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_GivenLabels, "begin_epoch", interrupt)
+    monkeypatch.setattr(Collision, "begin_epoch", interrupt)
     clusterer = CollisionClusterer(
         2, must_link=must, cannot_link=cannot, prior=None, random_state=0
     )

@@ -3,12 +3,17 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import approx_fprime
 from scipy.special import softmax
+from sklearn.datasets import load_digits, load_iris
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import pairwise_distances_argmin
+from sklearn.metrics import adjusted_rand_score, pairwise_distances_argmin
 
-from skcce import LinearSoftmax
+from skcce import CollisionClusterer, LinearSoftmax
 from skcce._scaling import row_scale
-from skcce.losses import collision_cross_entropy_with_logits
+from skcce.losses import (
+    collision_cross_entropy_with_logits,
+    shannon_cross_entropy_with_logits,
+)
+from skcce.methods import Objective, SoftmaxClusterer
 
 
 def started(X, n_clusters=3, labels=None, **parameters):
@@ -73,6 +78,15 @@ def test_adam_against_its_definition(rng):
         assert_allclose(adam._weights[0], before - 0.01 * direction, rtol=1e-7)
 
 
+def logistic_regression(X, y, alpha):
+    """Return the probabilities of scikit-learn, at the same L2 penalty."""
+    rows = X.astype(float) - X.mean(axis=0, dtype=float)
+    mean_square = (rows**2).sum(axis=1).mean()
+    C = 1 / (alpha * len(X) * mean_square)
+    reference = LogisticRegression(C=C, tol=1e-10, max_iter=10_000)
+    return reference.fit(rows, y).predict_proba(rows)
+
+
 @pytest.mark.slow
 def test_hard_labels_give_logistic_regression(blobs):
     """Collision equals Shannon cross-entropy there, so sklearn knows the optimum."""
@@ -82,12 +96,105 @@ def test_hard_labels_give_logistic_regression(blobs):
     one_hot = np.eye(4)[y]
     for _ in range(4000):
         model.train_step(X, collision_with(one_hot), progress=0)
-    mean, scale = row_scale(X)
-    rows = (X - mean) / scale
-    reference = LogisticRegression(C=1 / (alpha * len(X)), tol=1e-8, max_iter=10_000)
-    expected = reference.fit(rows, y).predict_proba(rows)
     proba = softmax(model.decision_function(X), axis=1)
-    assert_allclose(proba, expected, atol=1e-3)
+    assert_allclose(proba, logistic_regression(X, y, alpha), atol=1e-3)
+
+
+class GivenLabels(Objective):
+    """Mean loss of labels that are given, (n_samples, n_clusters)."""
+
+    def __init__(self, labels, loss=collision_cross_entropy_with_logits):
+        self.labels = labels
+        self.loss = loss
+
+    def __call__(self, logits, batch):
+        loss, gradient = self.loss(logits[0], self.labels[batch.rows])
+        return float(loss.mean()), gradient[np.newaxis] / len(loss)
+
+
+def supervised(X, labels, loss=collision_cross_entropy_with_logits, **parameters):
+    """Return a fit to given labels by L-BFGS."""
+    model = LinearSoftmax(alpha=1e-3, optimizer="lbfgs")
+    settings = {"features": None, "n_neighbors": 0, "init": "random", "n_init": 1}
+    return SoftmaxClusterer(
+        labels.shape[1],
+        objective=GivenLabels(labels, loss),
+        random_state=0,
+        **{"model": model, **settings, **parameters},
+    ).fit(X)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "loss", [collision_cross_entropy_with_logits, shannon_cross_entropy_with_logits]
+)
+@pytest.mark.parametrize("load", [load_iris, load_digits])
+def test_lbfgs_is_logistic_regression(load, loss, dtype):
+    X, y = load(return_X_y=True)
+    fit = supervised(X.astype(dtype), np.eye(y.max() + 1)[y], loss)
+    proba = fit.predict_proba(X.astype(dtype))
+    assert proba.dtype == dtype
+    assert_allclose(proba, logistic_regression(X, y, 1e-3), atol=1e-5)
+    assert fit.converged_
+
+
+def test_one_step_of_lbfgs_is_the_whole_fit(rng):
+    """The gradient of the penalized loss is zero after it, soft labels or hard."""
+    X, labels = rng.normal(size=(50, 4)), rng.dirichlet(np.ones(3), size=50)
+    model = started(X, optimizer="lbfgs", alpha=0.1, learning_rate=1e9)
+    objective = collision_with(labels)
+    start = objective(model.decision_function(X))[0]
+    assert_allclose(model.train_step(X, objective, progress=0.9), start)
+    gradient = objective(model.decision_function(X))[1]
+    assert_allclose(gradient.sum(axis=0), 0, atol=1e-7)
+    rows = X - X.mean(axis=0)
+    rows /= np.sqrt((rows**2).sum(axis=1).mean())
+    assert_allclose(gradient.T @ rows, -0.1 * model._weights[0], atol=1e-7)
+
+
+def test_lbfgs_survives_labels_that_can_be_separated(blobs):
+    X, y = blobs  # without a penalty, the weights grow without bound
+    model = LinearSoftmax(optimizer="lbfgs")
+    fit = supervised(X, np.eye(4)[y], model=model)
+    assert fit.loss_ < 1e-6
+    assert_array_equal(fit.labels_, y)
+
+
+@pytest.mark.parametrize("n_neighbors", ["auto", 0])
+def test_lbfgs_finds_clusters(blobs, n_neighbors):
+    X, y = blobs
+    clusterer = CollisionClusterer(
+        4, model=LinearSoftmax(optimizer="lbfgs"), n_neighbors=n_neighbors
+    )
+    labels = clusterer.set_params(random_state=0).fit_predict(X)
+    assert adjusted_rand_score(y, labels) == 1
+
+
+def test_lbfgs_needs_all_samples(blobs):
+    X, y = blobs
+    one_hot = np.eye(4)[y]
+    with pytest.raises(ValueError, match="batch_size=299 must not be smaller than n_s"):
+        supervised(X, one_hot, batch_size=299)
+    expected = supervised(X, one_hot).coef_
+    assert_array_equal(supervised(X, one_hot, batch_size=300).coef_, expected)
+
+
+def test_lbfgs_that_is_no_longer_finite_leaves_the_weights(blobs):
+    X, y = blobs
+    model = started(X, 4, optimizer="lbfgs")
+    before = model.get_state()["weights"]
+    good = collision_with(np.eye(4)[y])
+    values = iter([1.0, 0.5, np.nan])
+
+    def breaks(logits):
+        value = next(values)
+        if np.isnan(value):
+            raise FloatingPointError
+        return value, good(logits)[1]
+
+    with pytest.raises(FloatingPointError):
+        model.train_step(X, breaks, progress=0)
+    assert_array_equal(model.get_state()["weights"], before)
 
 
 def test_labels_are_turned_into_nearest_centroids(blobs):

@@ -72,6 +72,16 @@ def test_resumed_fit_is_the_uninterrupted_one(X, path, settings, dtype):
     assert_same_fit(fit(checkpoint=path), expected)
 
 
+def test_a_fit_by_lbfgs_goes_on(X, path):
+    settings = {"model__optimizer": "lbfgs", "batch_size": "auto"}
+    expected = linear(**settings).fit(X)
+    with stopped(2):
+        linear(**settings, checkpoint=path).fit(X)
+    resumed = linear(**settings, checkpoint=path).fit(X)
+    assert_same_fit(resumed, expected)
+    assert_array_equal(resumed.coef_, expected.coef_)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_loaded_fit_predicts_the_same(X, path, dtype):
     X = pd.DataFrame(X.astype(dtype), columns=[f"pixel {i}" for i in range(64)])

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -12,24 +13,28 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skcce._base import SoftmaxClusterer
 from skcce._constraints import (
-    Links,
     agree,
     find_links,
     find_partners,
     link_loss_and_gradient,
 )
+from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
 from skcce._neighbors import smooth
-from skcce._objective import Batch, Epoch, Objective, view_weights
+from skcce._objective import Batch, Epoch, Objective, view_weights, with_targets
 from skcce._pseudo_labels import MAX_LAM, fairness, solve_batch
 from skcce._settings import auto_value
 from skcce._spectral import SpectralFeatures
-from skcce.losses import collision_loss_and_gradient, log_normalize
+from skcce.losses import (
+    collision_loss_and_gradient,
+    log_normalize,
+    shannon_loss_and_gradient,
+)
 
 __all__ = ["Collision", "CollisionClusterer"]
 
 # EM iterations per batch, with a model of given features and with one that learns them.
-_EM_ITER = (10, 20)
+EM_ITER = (10, 20)
 
 
 class Collision(Objective):
@@ -64,6 +69,13 @@ class Collision(Objective):
         Weight :math:`a` of the views.
     em_iter : int, default=10
         EM iterations per batch; the forward divergence is solved to a gap of 0.01.
+    loss : {"collision", "shannon"}, default="collision"
+        Cross-entropy of predictions and given labels. Where labels are given
+        (``batch.target``), they are those of the samples, and
+        :math:`a_\ell` times the mean of their cross-entropy, by weight, takes the place
+        of their terms in the first sum.
+    label_weight : float, default=2.0
+        Weight :math:`a_\ell` of the given labels.
     """
 
     uses_neighbors = True
@@ -72,6 +84,8 @@ class Collision(Objective):
         "divergence": [StrOptions({"reverse", "forward"})],
         "view_weight": [Interval(Real, 0, None, closed="left")],
         "em_iter": [Interval(Integral, 1, None, closed="left")],
+        "loss": [StrOptions({"collision", "shannon"})],
+        "label_weight": [Interval(Real, 0, None, closed="left")],
     }
 
     def __init__(
@@ -82,12 +96,16 @@ class Collision(Objective):
         divergence: Literal["reverse", "forward"] = "reverse",
         view_weight: float = 2.0,
         em_iter: int = 10,
+        loss: Literal["collision", "shannon"] = "collision",
+        label_weight: float = 2.0,
     ):
         self.lam = lam
         self.prior = prior
         self.divergence = divergence
         self.view_weight = view_weight
         self.em_iter = em_iter
+        self.loss = loss
+        self.label_weight = label_weight
 
     def check(self, n_clusters: int) -> None:
         """Raise ValueError if a parameter is wrong."""
@@ -101,7 +119,8 @@ class Collision(Objective):
         super().begin_epoch(epoch)
         self._averaged = self._partners = None
         if epoch.graph is not None:
-            self._averaged = smooth(epoch.graph, epoch.proba, epoch.links)
+            proba = with_targets(epoch.proba, epoch.target)
+            self._averaged = smooth(epoch.graph, proba, epoch.links)
         if epoch.links is not None:
             self._link_weight = epoch.links.weight
             self._partners = find_partners(epoch.links, epoch.proba)
@@ -113,23 +132,35 @@ class Collision(Objective):
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
         """Solve for the labels, and return the value and its gradient."""
         log_total, proba = log_normalize(logits)
-        labels = self._solve(proba[0], batch)
+        labels, is_given = self._solve(proba[0], batch), batch.is_given
         loss, gradient = collision_loss_and_gradient(logits, labels, (log_total, proba))
         if self._partners is not None:
             links = link_loss_and_gradient(logits, self._partners, batch.rows)
             loss += self._link_weight * links[0]
             gradient += self._link_weight * links[1]
         weights = view_weights(logits, batch, self.view_weight)
+        value = 0.0
+        if not is_given.all():
+            usage = (weights[0] @ labels).astype(np.float64)
+            total = usage.sum()  # of the weights
+            value = (
+                total
+                * self._lam
+                * fairness(usage / total, self._prior, self.divergence == "forward")
+            )
+        if is_given.any():
+            if self.loss == "shannon":
+                loss[:, is_given], gradient[:, is_given] = shannon_loss_and_gradient(
+                    logits[:, is_given], labels[is_given]
+                )
+            weights[:, is_given] *= self.label_weight / weights[0, is_given].sum()
         gradient *= weights[..., np.newaxis]
-        usage = (weights[0] @ labels).astype(np.float64)
-        total = usage.sum()  # of the weights
-        value = np.vdot(weights, loss) + total * self._lam * fairness(
-            usage / total, self._prior, self.divergence == "forward"
-        )
-        return float(value), gradient
+        return float(value + np.vdot(weights, loss)), gradient
 
     def _solve(self, proba: NDArray, batch: Batch) -> NDArray:
         """Return the labels of a batch."""
+        if batch.is_given.all():
+            return batch.target.astype(proba.dtype, copy=False)
         if self._averaged is not None:
             averaged = self._averaged[batch.rows].astype(proba.dtype, copy=False)
             # Without neighbors, there are averages of linked samples only.
@@ -435,10 +466,18 @@ class CollisionClusterer(SoftmaxClusterer):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _links(self, n_samples: int, kept: NDArray | None) -> Links | None:
-        return find_links(
-            self.must_link, self.cannot_link, self.link_weight, n_samples, kept
+    def _open(
+        self, X: ArrayLike, sample_weight: ArrayLike | None
+    ) -> tuple[SoftmaxModel, TrainingData]:
+        model, data = super()._open(X, sample_weight)
+        links = find_links(
+            self.must_link,
+            self.cannot_link,
+            self.link_weight,
+            data.given.shape[0],
+            data.kept,
         )
+        return model, replace(data, links=links)
 
     def _new_objective(self, model: SoftmaxModel) -> Collision:
         return Collision(
@@ -446,7 +485,7 @@ class CollisionClusterer(SoftmaxClusterer):
             prior=None if isinstance(self.prior, str) else self.prior,
             divergence=self.divergence,
             view_weight=self.view_weight,
-            em_iter=_EM_ITER[model.learns_features],
+            em_iter=EM_ITER[model.learns_features],
         )
 
 

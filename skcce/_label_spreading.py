@@ -1,0 +1,148 @@
+"""What a few labels say about all samples, before a model is trained."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
+
+# A walk from a label ends with this probability at each step, so that it sees samples
+# that are some 20 steps away; the sum is cut off where little is left.
+_RESTART = 0.05
+_N_STEPS = 60
+# Known labels tell the shares of the classes as well as their spread does, if there are
+# this many of each.
+_LABELS_PER_CLASS = 10
+_LEAST = 1e-6  # probability that a label says nothing about its sample's cluster
+_N_SCALINGS = 100
+
+
+def spread_labels(
+    walk: csr_array,
+    strength: NDArray,
+    target: NDArray,
+    weight: NDArray | None = None,
+) -> NDArray:
+    r"""Return how often walks from the labels of each class come by each sample.
+
+    Every label begins as many walks, relative to the others of its class, however many
+    connections its sample has: these are columns of personalized PageRank, over the
+    probability of each sample, and solve
+
+    .. math:: F = (1 - \alpha)\, W F + \alpha\, Y,
+        \qquad Y_{ik} = \frac{w_i\, y_{ik}}{\pi_i \sum_j w_j\, y_{jk}} .
+
+    Parameters
+    ----------
+    walk : csr_array of shape (n_samples, n_samples)
+        One step (:math:`W`) of a reversible random walk.
+    strength : ndarray of shape (n_samples,)
+        The distribution (:math:`\pi`) in which the walk stays, up to a factor.
+    target : ndarray of shape (n_samples, n_classes)
+        Labels, rows of NaN where they are not known.
+    weight : ndarray of shape (n_samples,), default=None
+        Weights of the samples.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_classes)
+        Probabilities of the classes, float64, rows sum to 1: equal ones where no walk
+        comes by.
+    """
+    begin = np.nan_to_num(target.astype(np.float64))
+    if weight is not None:
+        begin *= weight[:, np.newaxis]
+    total = begin.sum(axis=0)
+    begin /= strength[:, np.newaxis] * np.where(total > 0, total, 1)
+    begin *= _RESTART / begin.max()  # a factor makes no difference
+    walk, reached = walk.astype(np.float64), begin
+    for _ in range(_N_STEPS):
+        reached = (1 - _RESTART) * (walk @ reached) + begin
+    sums = reached.sum(axis=1, keepdims=True)
+    equal = 1 / target.shape[1]
+    return np.where(sums > 0, reached / np.where(sums > 0, sums, 1), equal)
+
+
+def class_shares(
+    target: NDArray, weight: NDArray | None = None, spread: NDArray | None = None
+) -> NDArray:
+    """Return the shares of the classes: those of the labels, and of their spread.
+
+    The fewer labels, the more the spread counts, which does not ask whether they were
+    drawn at random, or as many of each class. A class that no label names gets the
+    share of an average one.
+
+    Parameters
+    ----------
+    target : ndarray of shape (n_samples, n_classes)
+        Labels, rows of NaN where they are not known.
+    weight : ndarray of shape (n_samples,), default=None
+        Weights of the samples, of mean 1.
+    spread : ndarray of shape (n_samples, n_classes), default=None
+        Result of :func:`spread_labels`; None for the shares of the labels alone.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        Shares, which sum to 1.
+    """
+    mass = np.nan_to_num(target.astype(np.float64))
+    if weight is not None:
+        mass *= weight[:, np.newaxis]
+    counts = mass.sum(axis=0)
+    is_named, n_classes = counts > 0, len(counts)
+    if spread is not None:
+        of_spread = np.average(spread, axis=0, weights=weight)
+        counts = counts + _LABELS_PER_CLASS * is_named.sum() * of_spread * is_named
+    shares = counts / counts.sum() * is_named.mean()
+    return np.where(is_named, shares, 1 / n_classes)
+
+
+def balanced(spread: NDArray, prior: NDArray, weight: NDArray | None = None) -> NDArray:
+    """Scale the columns of probabilities until the classes have given shares.
+
+    Sinkhorn's iteration, not to its end: the result is a start. Rows sum to 1.
+    """
+    scale = np.ones(spread.shape[1])
+    for _ in range(_N_SCALINGS):
+        proba = spread * scale
+        proba /= proba.sum(axis=1, keepdims=True)
+        usage = np.average(proba, axis=0, weights=weight)
+        scale *= prior / np.maximum(usage, np.finfo(np.float64).tiny)
+        scale /= scale.max()
+    return proba
+
+
+def match_clusters(
+    labels: NDArray,
+    membership: NDArray,
+    target: NDArray,
+    weight: NDArray | None = None,
+) -> NDArray:
+    """Rename clusters by the classes that they fit best, each by another one.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_samples,)
+        Clusters, integers.
+    membership : ndarray of shape (n_samples, n_classes)
+        How much of each cluster is around each sample, rows sum to 1.
+    target : ndarray of shape (n_samples, n_classes)
+        Labels, rows of NaN where they are not known. Where no label has a class, any
+        cluster that is left over gets it.
+    weight : ndarray of shape (n_samples,), default=None
+        Weights of the samples.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Classes, those of the labels where they are known.
+    """
+    known = ~np.isnan(target[:, 0])
+    votes = target[known].astype(np.float64)
+    if weight is not None:
+        votes *= weight[known, np.newaxis]
+    fit = np.log(membership[known] + _LEAST).T @ votes
+    clusters, classes = linear_sum_assignment(fit, maximize=True)
+    name = np.empty(len(fit), dtype=labels.dtype)
+    name[clusters] = classes
+    return np.where(known, np.argmax(target, axis=1), name[labels])

@@ -1,0 +1,323 @@
+"""Classification with few, soft or noisy labels."""
+
+import os
+from collections.abc import Mapping
+from numbers import Integral, Real
+from types import MappingProxyType
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skcce._callbacks import with_callbacks
+from skcce._estimator import SoftmaxEstimator
+from skcce._labels import read_labels
+from skcce._model import SoftmaxModel
+from skcce._settings import auto_value
+from skcce._spectral import SpectralFeatures
+from skcce.methods.collision import EM_ITER, Collision, CollisionClusterer
+
+__all__ = ["CollisionClassifier"]
+
+
+class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
+    r"""Classification by a softmax model, with a few labels, soft or noisy ones.
+
+    Minimizes over the model's weights, and over the soft pseudo-labels :math:`y_i` of
+    the samples without a label,
+
+    .. math::
+
+        \frac1M \sum_{i \text{ without}} -\ln \sum_k \sigma_k(x_i)\, y_{ik}
+        + \lambda\, \mathrm{KL}(u \,\|\, \bar y)
+        + \frac{a}{|L|} \sum_{i \in L} H(y_i, \sigma(x_i)),
+        \qquad \bar y = \frac1M \sum_i y_i,
+
+    the loss of :class:`CollisionClusterer`, and the mean cross-entropy of the labeled
+    samples :math:`L`, whose labels are held fixed where the pseudo-labels are solved
+    for (section 5.3 and appendix E.2 of [1]_). If all samples have labels, only the
+    last term is left, with weight 1.
+
+    The first predictions come from the labels' spread: random walks along the graph of
+    nearest neighbors begin at the labels of each class as often, and a sample is of the
+    class whose walks come by most often [2]_. Clusters of k-means, each matched to
+    another class, compete with them, and the least loss wins.
+
+    Parameters
+    ----------
+    n_extra_clusters : int, default=0
+        Number of classes that no label names, to be found beside the others.
+    model : SoftmaxModel or None, default=None
+        The model that is trained, as that of :class:`CollisionClusterer`. None means
+        ``LinearSoftmax()``.
+    features : "auto", "spectral", SpectralFeatures or None, default="auto"
+        What the model is trained on, as that of :class:`CollisionClusterer`. "auto"
+        takes the rows as they are if all of them have labels.
+    loss : {"collision", "shannon"}, default="collision"
+        Cross-entropy :math:`H` of given labels and predictions. ``"collision"`` is
+        :math:`-\ln \sum_k \sigma_k y_k`: soft labels leave open which class it is, and
+        count less. ``"shannon"`` is :math:`-\sum_k y_k \ln \sigma_k`: predictions are
+        to be as soft as the labels. They are equal where labels are hard.
+    label_weight : float, default=2.0
+        Weight :math:`a` of the mean cross-entropy of the labeled samples, if some have
+        no label.
+    transition : float, array-like of shape (n_classes, n_classes) or None, \
+default=None
+        How the labels in `y` became noisy: ``transition[l, k]`` is the probability that
+        a sample of class k is labeled l, in the order of ``classes_``. Columns sum to
+        1. A number :math:`\eta` is the share of labels that were drawn anew, from all
+        classes alike. An observed label l then becomes the soft label proportional to
+        row l; with a number, :math:`\eta u + (1 - \eta) y`, :math:`u` uniform. With the
+        collision loss, the model learns to predict true classes such that observed
+        labels are likely: the forward correction of [3]_.
+    lam : float, pair of floats or "auto", default="auto"
+        Weight :math:`\lambda` of the fairness term, as that of
+        :class:`CollisionClusterer`.
+    prior : {"learn", "labels"}, None or array-like of shape (n_classes,), \
+default="learn"
+        Shares of the classes (:math:`u`). "learn" takes those of the labels where there
+        are many, and those of their spread where there are few: as if 10 more samples
+        of each class, on average, had been labeled by it. "labels" takes those of the
+        labels, for labels that were drawn at random. None means equal ones. An array
+        holds one share per class, in the order of ``classes_``.
+    divergence : {"reverse", "forward"}, default="reverse"
+        As that of :class:`CollisionClusterer`.
+    view_weight : float, default=2.0
+        Weight of augmented views, as that of :class:`CollisionClusterer`.
+    n_neighbors : int or "auto", default="auto"
+        Number of nearest neighbors, as that of :class:`CollisionClusterer`. "auto" is 0
+        if all samples have labels, and `features` asks for none.
+    n_init : int or "auto", default="auto"
+        Number of k-means starts beside the spread labels, or of random ones of a
+        network; "auto" is as that of :class:`CollisionClusterer`, or 1 if all samples
+        have labels.
+    max_iter : int, default=20
+        Maximum number of epochs, over which the learning rate decays.
+    batch_size : int or "auto", default="auto"
+        Samples per step, as that of :class:`CollisionClusterer`.
+    tol : float, default=1e-3
+        Stop after 3 consecutive epochs in which the predicted class of at most this
+        share of the samples changed.
+    checkpoint : str, path-like or None, default=None
+        File that is written after every epoch, and from which an interrupted fit is
+        resumed, as that of :class:`CollisionClusterer`.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the starts and the order of the batches.
+    verbose : int, default=0
+        1 shows a progress bar, 2 also prints a line for each start and each epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels in `y`, sorted; behind them the names of extra clusters: the next
+        integers, or "extra_0" and so on. Of soft labels, 0, 1, ...
+    transduction_ : ndarray of shape (n_samples,)
+        Predicted class of each training sample.
+    labels_ : ndarray of shape (n_samples,)
+        Its number, the column of ``predict_proba``.
+    probabilities_ : ndarray of shape (n_samples,)
+        Probability of the predicted class of each training sample.
+    prior_ : ndarray of shape (n_classes,)
+        Shares of the classes that the fit asked for.
+    n_clusters_ : int
+        Number of classes, extra ones included.
+    model_, features_, outlier_scores_, temperature_, coef_, intercept_, loss_, \
+loss_curve_, share_curve_, n_iter_, converged_, n_features_in_, feature_names_in_
+        As those of :class:`CollisionClusterer`, with classes for clusters.
+
+    See Also
+    --------
+    CollisionClusterer : The same without labels.
+    sklearn.semi_supervised.LabelSpreading : The walk without a model.
+
+    Notes
+    -----
+    With every label given, one-hot, and an L2 penalty, the optimum is that of
+    :class:`sklearn.linear_model.LogisticRegression`;
+    ``model=LinearSoftmax(alpha=..., optimizer="lbfgs")`` reaches it.
+
+    References
+    ----------
+    .. [1] Zhang, Boykov. "Collision Cross-entropy for Soft Class Labels and Deep
+       Clustering". arXiv:2303.07321.
+    .. [2] Zhou, Bousquet, Lal, Weston, Schölkopf. "Learning with local and global
+       consistency". NIPS 2003.
+    .. [3] Patrini, Rozza, Menon, Nock, Qu. "Making deep neural networks robust to label
+       noise: a loss correction approach". CVPR 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from skcce import CollisionClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> few = np.where(np.random.default_rng(0).random(len(y)) < 0.02, y, -1)
+    >>> classifier = CollisionClassifier(random_state=0).fit(X, few)
+    >>> classifier.score(X[few == -1], y[few == -1]) > 0.9
+    True
+    """
+
+    auto: ClassVar[Mapping[str, tuple]] = MappingProxyType(
+        dict(CollisionClusterer.auto)
+    )
+
+    _parameter_constraints: ClassVar[dict] = {
+        **SoftmaxEstimator._parameter_constraints,
+        "n_extra_clusters": [Interval(Integral, 0, None, closed="left")],
+        "loss": Collision._parameter_constraints["loss"],
+        "label_weight": Collision._parameter_constraints["label_weight"],
+        "transition": [Real, "array-like", None],
+        "lam": CollisionClusterer._parameter_constraints["lam"],
+        "prior": [StrOptions({"learn", "labels"}), "array-like", None],
+        "divergence": Collision._parameter_constraints["divergence"],
+        "view_weight": Collision._parameter_constraints["view_weight"],
+    }
+
+    def __init__(
+        self,
+        *,
+        n_extra_clusters: int = 0,
+        model: SoftmaxModel | None = None,
+        features: SpectralFeatures | Literal["auto", "spectral"] | None = "auto",
+        loss: Literal["collision", "shannon"] = "collision",
+        label_weight: float = 2.0,
+        transition: float | ArrayLike | None = None,
+        lam: float | tuple[float, float] | Literal["auto"] = "auto",
+        prior: ArrayLike | Literal["learn", "labels"] | None = "learn",
+        divergence: Literal["reverse", "forward"] = "reverse",
+        view_weight: float = 2.0,
+        n_neighbors: int | Literal["auto"] = "auto",
+        n_init: int | Literal["auto"] = "auto",
+        max_iter: int = 20,
+        batch_size: int | Literal["auto"] = "auto",
+        tol: float = 1e-3,
+        checkpoint: str | os.PathLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ):
+        self.n_extra_clusters = n_extra_clusters
+        self.model = model
+        self.features = features
+        self.loss = loss
+        self.label_weight = label_weight
+        self.transition = transition
+        self.lam = lam
+        self.prior = prior
+        self.divergence = divergence
+        self.view_weight = view_weight
+        self.n_neighbors = n_neighbors
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.tol = tol
+        self.checkpoint = checkpoint
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @with_callbacks
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
+        """Learn the classes from some labels and all samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Training data, as for :meth:`CollisionClusterer.fit`.
+        y : array-like of shape (n_samples,) or (n_samples, n_classes)
+            Labels: numbers or strings, -1, NaN, None or pandas' NA where there is none.
+            (In an array of strings, that is "-1".) Or soft labels: rows that sum to 1,
+            rows of NaN where there is none.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights; a sample of weight 2 counts as two equal ones.
+
+        Returns
+        -------
+        self : CollisionClassifier
+            The fitted classifier.
+
+        Raises
+        ------
+        ValueError
+            If `y` has no label, only one class, soft labels that are no distributions
+            or a class without a row; if `transition` does not fit; or for the reasons
+            of :meth:`CollisionClusterer.fit`.
+        TypeError
+            If `X` is sparse.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If samples were still changing class in the last epoch.
+        UserWarning
+            If the fit was interrupted from the keyboard; the estimator then keeps the
+            weights that it had.
+        """
+        self._validate_params()
+        model, data = self._open(X, sample_weight)
+        classes, target = read_labels(
+            y, data.given.shape[0], self.transition, self.n_extra_clusters
+        )
+        data = data.with_labels(target)
+        n_classes = len(classes)
+        if n_classes > data.n_samples:
+            raise ValueError(
+                f"y has {n_classes} classes, extra ones included, and there are "
+                f"n_samples={data.n_samples}: at least one sample per class is needed."
+            )
+        objective = self._new_objective(model)
+        if data.is_labeled:
+            objective.label_weight = 1.0  # there is nothing to weigh labels against
+        return self._fit(X, y, model, data, objective, {"classes_": classes})
+
+    def predict(self, X: ArrayLike) -> NDArray:
+        """Return the most probable class of each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Entries of ``classes_``.
+        """
+        numbers = self._logits(X).argmax(axis=1)
+        return self.classes_[numbers]
+
+    def decision_function(self, X: ArrayLike) -> NDArray:
+        """Return the logits of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Data, not necessarily seen in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), or (n_samples,)
+            Logits; of two classes, those of the second minus those of the first.
+        """
+        logits = self._logits(X)
+        return logits if logits.shape[1] != 2 else logits[:, 1] - logits[:, 0]
+
+    @property
+    def transduction_(self) -> NDArray:
+        """Predicted class of each training sample."""
+        if not hasattr(self, "labels_"):
+            raise AttributeError("transduction_ is available only after fit.")
+        return self.classes_[self.labels_]
+
+    def _new_objective(self, model: SoftmaxModel) -> Collision:
+        return Collision(
+            lam=auto_value(self, "lam", model),
+            prior=None if isinstance(self.prior, str) else self.prior,
+            divergence=self.divergence,
+            view_weight=self.view_weight,
+            em_iter=EM_ITER[model.learns_features],
+            loss=self.loss,
+            label_weight=self.label_weight,
+        )

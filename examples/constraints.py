@@ -9,9 +9,9 @@ the scores of all rows, of the adjusted Rand index of the rows in no pair (the o
 could be learned by heart), and of the number of pairs that do not hold.
 
 KMeans does not know of the pairs. GemClus takes them by add_mlcl_constraint, on its
-LinearMMD, if it is installed (the extra `benchmark`). Its check for contradictions
-compares numbers of rows with others, and may refuse pairs that have none; then the
-table has the number of seeds that are left.
+RIM, if it is installed (the extra `benchmark`). It takes minutes, in batches of 250;
+without batches, longer. Its check for contradictions compares numbers of rows with
+others, and may refuse pairs that have none; then the table says of how many seeds.
 """
 
 import argparse
@@ -39,7 +39,10 @@ def draw_pairs(y, n_pairs, rng):
         pairs = drawn[bool(y[first] == y[second])]
         if first != second and len(pairs) < n_pairs:
             pairs.add((first, second))
-    return [np.array(sorted(drawn[same])).reshape(-1, 2) for same in (True, False)]
+    return [
+        np.array(sorted(drawn[same]), dtype=int).reshape(-1, 2)
+        for same in (True, False)
+    ]
 
 
 def collision(X, n_clusters, seed, must_link, cannot_link):
@@ -54,9 +57,9 @@ def k_means(X, n_clusters, seed, must_link, cannot_link):
 
 def gemclus(X, n_clusters, seed, must_link, cannot_link):
     from gemclus import add_mlcl_constraint
-    from gemclus.linear import LinearMMD
+    from gemclus.linear import RIM
 
-    model = LinearMMD(n_clusters, random_state=seed)
+    model = RIM(n_clusters, batch_size=250, random_state=seed)
     if len(must_link):
         model = add_mlcl_constraint(model, must_link, cannot_link)
     return model.fit_predict(X)

@@ -195,12 +195,10 @@ def test_gradient_is_that_of_finite_differences(links, proba, rng):
 def test_objective_adds_the_link_loss(links, proba, rng, graph):
     logits = rng.normal(0, 2, size=(2, 8, 3))
     batch = Batch(np.arange(8))
-    # One-hot predictions have one-hot labels, with links or without.
-    proba = np.eye(3)[[0, 0, 1, 1, 1, 2, 2, 2]]
-    target = proba + 0.0
+    target = np.eye(3)[[0, 0, 1, 1, 1, 2, 2, 2]]  # so that links change no label
     values, gradients = [], []
     for given in (None, links._replace(weight=0.7)):
-        objective = Collision(view_weight=0.5)
+        objective = Collision(view_weight=0.5, label_weight=1.0)
         objective.begin_epoch(Epoch(proba, graph, links=given))
         value, gradient = objective(logits, batch._replace(target=target))
         values.append(value)

@@ -77,10 +77,10 @@ default=None
         :class:`CollisionClusterer`.
     prior : {"learn", "labels"}, None or array-like of shape (n_classes,), \
 default="learn"
-        Shares of the classes (:math:`u`). "learn" takes those of the labels where there
-        are many, and those of their spread where there are few: as if 10 more samples
-        of each class, on average, had been labeled by it. "labels" takes those of the
-        labels, for labels that were drawn at random. None means equal ones. An array
+        Shares of the classes (:math:`u`). "learn" takes those of the labels' spread,
+        and the more of those of the labels themselves, the more these differ from it by
+        more than chance. "labels" takes those of the labels, for many labels that were
+        drawn at random. None means equal ones. An array
         holds one share per class, in the order of ``classes_``.
     divergence : {"reverse", "forward"}, default="reverse"
         As that of :class:`CollisionClusterer`.

@@ -13,7 +13,7 @@ _N_STEPS = 60
 # this many of each.
 _LABELS_PER_CLASS = 10
 _LEAST = 1e-6  # probability that a label says nothing about its sample's cluster
-_N_SCALINGS = 100
+_N_SCALINGS, _LEAST_SCALE = 100, 1e-200
 
 
 def spread_labels(
@@ -108,7 +108,8 @@ def balanced(spread: NDArray, prior: NDArray, weight: NDArray | None = None) -> 
         proba /= proba.sum(axis=1, keepdims=True)
         usage = np.average(proba, axis=0, weights=weight)
         scale *= prior / np.maximum(usage, np.finfo(np.float64).tiny)
-        scale /= scale.max()
+        # Samples that one class alone can reach keep it, even if it is to have no share.
+        scale = np.maximum(scale / scale.max(), _LEAST_SCALE)
     return proba
 
 

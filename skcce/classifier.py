@@ -262,6 +262,12 @@ loss_curve_, share_curve_, n_iter_, converged_, n_features_in_, feature_names_in
         )
         data = data.with_labels(target)
         n_classes = len(classes)
+        counts = np.nansum(data.target, axis=0)[: n_classes - self.n_extra_clusters]
+        if not counts.all():
+            raise ValueError(
+                f"Class {classes.tolist()[counts.argmin()]!r} has no row in y of "
+                "positive sample_weight."
+            )
         if n_classes > data.n_samples:
             raise ValueError(
                 f"y has {n_classes} classes, extra ones included, and there are "

@@ -108,7 +108,7 @@ def balanced(spread: NDArray, prior: NDArray, weight: NDArray | None = None) -> 
         proba /= proba.sum(axis=1, keepdims=True)
         usage = np.average(proba, axis=0, weights=weight)
         scale *= prior / np.maximum(usage, np.finfo(np.float64).tiny)
-        # Samples that one class alone can reach keep it, even if it is to have no share.
+        # Samples that one class alone can reach keep it, whatever share it is to have.
         scale = np.maximum(scale / scale.max(), _LEAST_SCALE)
     return proba
 

@@ -128,7 +128,7 @@ def _is_missing(y: NDArray) -> NDArray:
         return np.array([_is_none(label, none) for label in y])
     if y.dtype.kind == "f":
         return np.isnan(y) | (y == -1)
-    # np.where(known, names, -1) writes "-1" into an array of strings.
+    # An array of strings holds no other sign that a label is missing.
     return y == ("-1" if y.dtype.kind == "U" else -1)
 
 

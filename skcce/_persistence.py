@@ -145,7 +145,8 @@ class Checkpoint:
         fitted = self._record["fitted"]
         settings = settings._replace(n_clusters=fitted["n_clusters_"])
         if (self._record["model"] or {}).get("groups") is None:
-            return settings._replace(shares="given")
+            is_tree_open = settings.shares in ("learn", "auto")
+            return settings._replace(shares="given") if is_tree_open else settings
         return settings._replace(shares="learn", prior=fitted["prior_"])
 
     def _fits(self, data: TrainingData, settings: Settings) -> bool:

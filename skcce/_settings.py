@@ -82,6 +82,13 @@ def resolve(
     n_samples = data.n_samples
     number = data.target.shape[1] if data.target is not None else estimator.n_clusters
     n_clusters, bounds = number_and_bounds(number, n_samples)
+    if data.links is not None and data.links.apart.nnz:
+        if bounds[1] < 2:
+            raise ValueError(
+                f"cannot_link needs at least 2 clusters, got n_clusters="
+                f"{estimator.n_clusters!r}."
+            )
+        bounds = (max(2, bounds[0]), bounds[1])
     n_usual = _USUAL_N_CLUSTERS if n_clusters == "auto" else n_clusters
     if n_clusters == "auto" and objective.prior is not None:
         raise ValueError(

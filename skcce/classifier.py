@@ -77,10 +77,10 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         Weight :math:`\lambda` of the fairness term, as that of
         :class:`CollisionClusterer`.
     prior : {"learn", "labels"}, array-like (n_classes,) or None, default="learn"
-        Shares of the classes (:math:`u`). "learn" takes those of the labels where there
-        are many, and those of their spread where there are few: as if 10 more samples
-        of each class, on average, had been labeled by it. "labels" takes those of the
-        labels, for labels that were drawn at random. None means equal ones. An array
+        Shares of the classes (:math:`u`). "learn" takes those of the labels' spread,
+        and the more of those of the labels themselves, the more these differ from it by
+        more than chance. "labels" takes those of the labels, for many labels that were
+        drawn at random. None means equal ones. An array
         holds one share per class, in the order of ``classes_``.
     divergence : {"reverse", "forward"}, default="reverse"
         As that of :class:`CollisionClusterer`.
@@ -140,6 +140,10 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
     With every label given, one-hot, and an L2 penalty, the optimum is that of
     :class:`sklearn.linear_model.LogisticRegression`;
     ``model=LinearSoftmax(alpha=..., optimizer="lbfgs")`` reaches it.
+
+    ``score`` takes -1 for a class, which is never predicted. Cross-validation with few
+    labels therefore needs pairs of row numbers as ``cv``: some of the known labels to
+    score, all other samples to fit.
 
     References
     ----------
@@ -333,8 +337,8 @@ def _check_classes(
     counts = np.nansum(data.target, axis=0)[:n_named]
     if not counts.all():
         raise ValueError(
-            f"Class {names[counts.argmin()]!r} has no row in y of positive "
-            "sample_weight."
+            f"y has no row of positive sample_weight for class "
+            f"{names[counts.argmin()]!r}."
         )
     if len(names) > data.n_samples:
         raise ValueError(

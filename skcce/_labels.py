@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.validation import _num_samples
 
@@ -42,6 +43,8 @@ def read_labels(
     ------
     ValueError
         If there is no label, or it cannot be one.
+    TypeError
+        If `y` is sparse.
     """
     if y is None:
         raise ValueError(
@@ -75,6 +78,8 @@ def read_labels(
 
 def _as_array(y: ArrayLike) -> NDArray:
     """Return labels as an array that still tells which are missing."""
+    if issparse(y):
+        raise TypeError("y is sparse, but must be dense. Use y.toarray().")
     array = np.asarray(y)
     # NumPy turns the NaN of a list of strings into "nan"; scikit-learn does not know
     # NumPy's StringDType.

@@ -141,6 +141,10 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
     :class:`sklearn.linear_model.LogisticRegression`;
     ``model=LinearSoftmax(alpha=..., optimizer="lbfgs")`` reaches it.
 
+    ``score`` takes -1 for a class, which is never predicted. Cross-validation with few
+    labels therefore needs pairs of row numbers as ``cv``: some of the known labels to
+    score, all other samples to fit.
+
     References
     ----------
     .. [1] Zhang, Boykov. "Collision Cross-entropy for Soft Class Labels and Deep
@@ -333,8 +337,8 @@ def _check_classes(
     counts = np.nansum(data.target, axis=0)[:n_named]
     if not counts.all():
         raise ValueError(
-            f"Class {names[counts.argmin()]!r} has no row in y of positive "
-            "sample_weight."
+            f"y has no row of positive sample_weight for class "
+            f"{names[counts.argmin()]!r}."
         )
     if len(names) > data.n_samples:
         raise ValueError(

@@ -10,7 +10,6 @@ from skcce._data import TrainingData
 from skcce._label_spreading import (
     _N_STEPS,
     _RESTART,
-    balanced,
     class_shares,
     match_clusters,
     spread_labels,
@@ -114,38 +113,10 @@ def test_nobody_walks_to_another_part_of_the_graph(rng):
     spread = spread_labels(walk, strength, target)
     expected = np.repeat([[1, 0], [0, 1], [0.5, 0.5]], 3, axis=0)
     assert_array_equal(spread, expected)
-    assert spread.dtype == np.float64
+    assert spread.dtype == walk.dtype
     # A class that no label names gets no walks.
     more = np.hstack([target, np.where(np.isnan(target[:, :1]), np.nan, 0)])
     assert_array_equal(spread_labels(walk, strength, more)[:6, 2], 0)
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_balanced_classes_have_the_shares_asked_for(rng, weighted):
-    spread = rng.dirichlet(np.full(4, 0.3), size=200)
-    prior = np.array([0.4, 0.3, 0.2, 0.1])
-    weight = rng.uniform(0, 2, size=200) if weighted else None
-    proba = balanced(spread, prior, weight)
-    assert_allclose(np.average(proba, axis=0, weights=weight), prior, rtol=1e-3)
-    assert_allclose(proba.sum(axis=1), 1, rtol=1e-12)
-    # Scaled columns, and rows: odds ratios stay as they are.
-    odds = np.log(proba / spread)
-    double = odds - odds.mean(axis=1, keepdims=True)
-    assert_allclose(double, double[:1].repeat(200, axis=0), atol=1e-6)
-
-
-def test_balanced_leaves_shares_that_are_right(rng):
-    spread = rng.dirichlet(np.ones(3), size=50)
-    assert_allclose(balanced(spread, spread.mean(axis=0)), spread, rtol=1e-12)
-
-
-@pytest.mark.parametrize("share", [0.0, 1e-12])
-def test_samples_that_one_class_alone_reaches_keep_it(share):
-    spread = np.repeat([[1.0, 0.0], [0.0, 1.0]], 9, axis=0)
-    spread[0] = 0.5
-    proba = balanced(spread, np.array([1 - share, share]))
-    assert_array_equal(proba[1:], spread[1:])
-    assert proba[0, 0] > 0.99
 
 
 def test_shares_of_labels():
@@ -165,7 +136,7 @@ def test_shares_of_many_labels_are_theirs_and_of_few_those_of_the_spread():
         assert_allclose(shares.sum(), 1)
         distances.append(shares[0] - 0.5)
     assert distances == sorted(distances, reverse=True)
-    assert distances[0] > 0.36
+    assert distances[0] > 0.2
     assert 0 < distances[-1] < 1e-3
 
 

@@ -79,14 +79,14 @@ def _hard_labels(y: NDArray) -> tuple[NDArray, NDArray]:
     y = column_or_1d(y, warn=True)
     if y.dtype.kind == "f" and np.isinf(y).any():
         raise ValueError("Input y contains infinity, which is no label.")
-    is_missing = _is_missing(y)
-    if is_missing.all():
+    missing = is_missing(y)
+    if missing.all():
         raise ValueError(
             "y has no label: all are -1, NaN or None. At least one sample of each "
             "class must have one; CollisionClusterer needs none. "
             + ("Input y contains NaN." if y.dtype.kind == "f" else "")
         )
-    known = y[~is_missing]
+    known = y[~missing]
     check_classification_targets(known)
     try:
         classes, numbers = np.unique(known, return_inverse=True)
@@ -96,11 +96,11 @@ def _hard_labels(y: NDArray) -> tuple[NDArray, NDArray]:
             f"The labels in y must be all numbers or all strings, got {kinds}."
         ) from error
     all_numbers = np.full(len(y), -1)
-    all_numbers[~is_missing] = numbers
+    all_numbers[~missing] = numbers
     return classes, all_numbers
 
 
-def _is_missing(y: NDArray) -> NDArray:
+def is_missing(y: NDArray) -> NDArray:
     """Return which labels are missing, as the dtype has it."""
     if y.dtype.kind == "O":
         pandas = sys.modules.get("pandas")

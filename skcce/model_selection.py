@@ -223,18 +223,20 @@ def rows_to_label(
     n_rows: int,
     y: ArrayLike | None = None,
 ) -> NDArray:
-    r"""Choose the rows whose labels would settle most of the others.
+    r"""Choose the rows whose labels would tell most about the others.
 
-    Those with small margins, where there are many alike. One after the other, the row
-    is chosen that takes most from
+    These have small margins, and many like them. One after the other, the row is chosen
+    that takes most from
 
     .. math:: \sum_i w_i\, \phi_i^\top A\, \phi_i, \qquad
-        A = \Bigl(I + \sum_{j \text{ chosen or labeled}} \phi_j \phi_j^\top\Bigr)^{-1},
+        A = \Bigl(I + \sum_{j \in L} \phi_j \phi_j^\top\Bigr)^{-1},
 
-    the variance that a linear model of the features :math:`\phi` has on all rows [1]_,
-    weighted by how ambiguous they are: :math:`w_i = (1 - p_{i1} + p_{i2})^4`, from the
-    two largest probabilities. It does not depend on labels, so that no row is chosen
-    for what a chosen one tells already.
+    where :math:`L` are the rows chosen so far or labeled already: the variance that a
+    linear model of the features :math:`\phi` has on all rows [1]_, weighted by how
+    ambiguous they are, :math:`w_i = (1 - p_{i1} + p_{i2})^4`, from their two largest
+    probabilities. Rows of a cluster without any label have :math:`w_i = 1`, however
+    sure they are: the cluster lacks a name. Rows near a chosen one have little more to
+    tell.
 
     Parameters
     ----------
@@ -310,14 +312,16 @@ def rows_to_label(
     ambiguity = (1 - first + second) ** _FOCUS
     with single_blas_thread():
         rows = _features(estimator, X)
-        return _most_informative(
-            rows, ambiguity, proba.argmax(axis=1), is_open, n_rows
-        )
+        return _most_informative(rows, ambiguity, proba.argmax(axis=1), is_open, n_rows)
 
 
 def _has_no_label(y: ArrayLike) -> NDArray:
     y = np.asarray(y)
-    return is_missing(y) if y.ndim == 1 else np.isnan(y).all(axis=1)
+    if y.ndim not in (1, 2):
+        raise ValueError(f"y must be 1-D or 2-D, got {y.ndim} dimensions.")
+    if y.ndim == 2 and y.shape[1] > 1:
+        return np.isnan(y.astype(np.float64)).all(axis=1)
+    return is_missing(y.ravel())
 
 
 def _features(estimator: BaseEstimator, X: ArrayLike) -> NDArray:

@@ -192,6 +192,21 @@ def test_features_speed_prints_ratios(monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("examples")
+def test_choosing_labels_compares_rules(tmp_path, digits, monkeypatch, capsys):
+    import choose_labels
+
+    np.savez(tmp_path / "small.npz", X=digits[0][:300], y=digits[1][:300])
+    options = ["small", "--data", tmp_path, "--labels", 20, "--rounds", 2]
+    run(choose_labels, monkeypatch, *options, "--seeds", 0, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "small, 300 rows, 10 classes"
+    assert [line.split()[0] for line in lines[2:]] == ["20", "150", "20", "20", "20"]
+    accuracies = [float(line.split()[-3]) for line in lines[2:]]
+    assert accuracies[4] > accuracies[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
 def test_choosing_without_labels_prints_how_often(monkeypatch, capsys):
     import choose_without_labels
 

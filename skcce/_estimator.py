@@ -356,7 +356,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         def end_epoch(state):
             if checkpoint:
                 checkpoint.write(state, found)
-            warn_of_collapse(state, settings.n_wanted, self)
+            if not data.is_labeled:  # or a class that is rare need not be predicted
+                warn_of_collapse(state, settings.n_wanted, self)
             return callbacks.end_epoch(
                 # A copy, because a callback may keep it.
                 lambda: {"model_": copy.deepcopy(model), "temperature_": 1.0, **found}

@@ -222,9 +222,10 @@ def _label_shares(
     estimator: BaseEstimator, data: TrainingData
 ) -> Literal["given", "labels", "spread"]:
     """Return where the shares of classes come from."""
-    if data.is_labeled or not isinstance(estimator.prior, str):
+    if not isinstance(estimator.prior, str):
         return "given"
-    return "spread" if estimator.prior == "learn" else "labels"
+    asks_others = estimator.prior == "learn" and not data.is_labeled
+    return "spread" if asks_others else "labels"
 
 
 def _tree_settings(

@@ -32,6 +32,7 @@ PAGES = {
     "docs/images.rst": (7, 0),
     "docs/choosing.rst": (2, 0),
     "docs/labels.rst": (6, 0),
+    "docs/noisy_labels.rst": (0, 17),
     "docs/constraints.rst": (0, 13),
     "docs/training.rst": (1, 20),
     "docs/deep.rst": (3, 12),

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_digits, load_iris, make_blobs
 from sklearn.decomposition import PCA
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
@@ -541,6 +541,13 @@ def test_callbacks_see_a_classifier(clouds, fitted):
     assert_array_equal(classifier.predict_proba(X), fitted.predict_proba(X))
 
 
+def test_warnings_come_from_the_line_that_fits(rng):
+    X, y = rng.normal(size=(100, 4)), rng.integers(3, size=100)
+    with pytest.warns(ConvergenceWarning, match="still changed class") as caught:
+        CollisionClassifier(max_iter=1, tol=0, random_state=0).fit(X, y)
+    assert caught[0].filename == __file__
+
+
 # --- Files ------------------------------------------------------------------
 
 NAMED = {
@@ -682,6 +689,10 @@ BAD = {
     "more extra classes than samples": (
         lambda X, few: (X[:3], [0, 1, -1], {"n_extra_clusters": 2}),
         "y has 4 classes, extra ones included, and there are n_samples=3",
+    ),
+    "no sample for an extra class": (
+        lambda X, few: (X, few.clip(0), {"n_extra_clusters": 2}),
+        "n_extra_clusters=2 must be 0: all samples have a label",
     ),
     "one sample": (lambda X, few: (X[:1], [0], {}), "y has one class, 0"),
     "one class": (lambda X, few: (X, few.clip(-1, 0), {}), "n_extra_clusters"),

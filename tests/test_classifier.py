@@ -15,6 +15,7 @@ from persistence import (
     load_images,
 )
 from scipy.sparse import csr_array
+from scipy.special import softmax
 from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_digits, load_iris, make_blobs
 from sklearn.decomposition import PCA
@@ -34,6 +35,7 @@ import skcce._starts
 from skcce import CollisionClassifier, CollisionClusterer, LinearSoftmax
 from skcce._labels import read_labels
 from skcce._objective import Batch, Epoch
+from skcce._pseudo_labels import solve_batch
 from skcce.deep import DeepSoftmax
 from skcce.methods.collision import Collision
 
@@ -362,6 +364,53 @@ def test_spectral_features_of_all_labels(clouds):
 def test_a_class_that_is_never_predicted_is_no_collapse(rng):
     X, y = rng.normal(size=(200, 2)), np.arange(200) % 20 // 19
     fit(X, np.where(y, np.arange(200) // 20, 0), max_iter=5)  # no warning
+
+
+@pytest.mark.parametrize("loss", ["collision", "shannon"])
+@pytest.mark.parametrize("divergence", ["reverse", "forward"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_of_some_labels_and_its_gradient(rng, loss, divergence, weighted):
+    n, k, prior = 9, 3, np.array([0.5, 0.3, 0.2])
+    logits, target = rng.normal(size=(2, n, k)), np.full((n, k), np.nan)
+    target[::3] = rng.dirichlet(np.ones(k), size=3)
+    is_given = ~np.isnan(target[:, 0])
+    weight = rng.uniform(0.5, 2, size=n) if weighted else None
+    objective = Collision(
+        lam=2.0, prior=prior, divergence=divergence, loss=loss, label_weight=3.0
+    ).set_params(view_weight=0.5)
+    objective.begin_epoch(Epoch(np.full((n, k), 1 / k), weight=weight, target=target))
+    value, gradient = objective(logits, Batch(np.arange(n), weight, target))
+    labels = solve_batch(
+        softmax(logits[0], axis=1),
+        2.0,
+        prior,
+        forward=divergence == "forward",
+        n_iter=objective.em_iter,
+        weight=weight,
+        fixed=target,
+    )
+    assert_array_equal(labels[is_given], target[is_given])
+    tensor = torch.tensor(logits, requires_grad=True)
+    proba, y = torch.softmax(tensor, dim=2), torch.tensor(labels)
+    own, given = torch.ones(n, dtype=y.dtype) / n, torch.tensor(is_given)
+    if weighted:
+        own = torch.tensor(weight) / n
+    each = -torch.log((proba * y).sum(dim=2))
+    if loss == "shannon":
+        shannon = -(torch.log(proba) * y).sum(dim=2)
+        each = torch.where(given, shannon, each)
+    each = each[0] + 0.5 * each[1]  # the sample, and its other view
+    usage = (own[:, None] * y).sum(dim=0) / own.sum()
+    u = torch.tensor(prior)
+    p, q = (usage, u) if divergence == "forward" else (u, usage)
+    expected = (
+        own[~given] @ each[~given]
+        + 3.0 * own[given] @ each[given] / own[given].sum()
+        + 2.0 * own.sum() * (p * torch.log(p / q)).sum()
+    )
+    expected.backward()
+    assert_allclose(value, expected.item(), rtol=1e-10)
+    assert_allclose(gradient, tensor.grad.numpy(), atol=1e-12)
 
 
 # --- Soft and noisy labels --------------------------------------------------

@@ -94,14 +94,14 @@ def _hard_labels(y: NDArray) -> tuple[NDArray, NDArray]:
     y = column_or_1d(y, warn=True)
     if y.dtype.kind == "f" and np.isinf(y).any():
         raise ValueError("Input y contains infinity, which is no label.")
-    is_missing = _is_missing(y)
-    if is_missing.all():
+    missing = is_missing(y)
+    if missing.all():
         raise ValueError(
             "y has no label: all are -1, NaN or None. At least one sample of each "
             "class must have one; CollisionClusterer needs none."
             + (" Input y contains NaN." if y.dtype.kind == "f" else "")
         )
-    known = _without_objects(y[~is_missing])
+    known = _without_objects(y[~missing])
     if known.dtype.kind == "f" and (known % 1).any():
         raise ValueError(
             f"Unknown label type: continuous. y has {known[known % 1 > 0][0]:.6g}, no "
@@ -109,7 +109,7 @@ def _hard_labels(y: NDArray) -> tuple[NDArray, NDArray]:
         )
     classes, numbers = np.unique(known, return_inverse=True)
     all_numbers = np.full(len(y), -1)
-    all_numbers[~is_missing] = numbers
+    all_numbers[~missing] = numbers
     return classes, all_numbers
 
 
@@ -125,7 +125,7 @@ def _without_objects(labels: NDArray) -> NDArray:
     )
 
 
-def _is_missing(y: NDArray) -> NDArray:
+def is_missing(y: NDArray) -> NDArray:
     """Return which labels are missing, as the dtype has it."""
     if y.dtype.kind == "O":
         pandas = sys.modules.get("pandas")

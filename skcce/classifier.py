@@ -80,8 +80,8 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         Shares of the classes (:math:`u`). "learn" takes those of the labels' spread,
         and the more of those of the labels themselves, the more these differ from it by
         more than chance. "labels" takes those of the labels, for many labels that were
-        drawn at random. None means equal ones. An array
-        holds one share per class, in the order of ``classes_``.
+        drawn at random. None means equal ones. An array holds one share per class, in
+        the order of ``classes_``.
     divergence : {"reverse", "forward"}, default="reverse"
         As that of :class:`CollisionClusterer`.
     view_weight : float, default=2.0

@@ -329,7 +329,7 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
 def _check_classes(
     classes: NDArray, n_named: int, data: TrainingData, prior: ArrayLike | None
 ) -> None:
-    """Raise ValueError if there are too few samples, or none of a class, or no share.
+    """Raise ValueError if classes have too few samples, or no share.
 
     The first `n_named` classes have labels.
     """
@@ -344,6 +344,11 @@ def _check_classes(
         raise ValueError(
             f"y has {len(names)} classes, extra ones included, and there are "
             f"n_samples={data.n_samples}: at least one sample per class is needed."
+        )
+    if data.is_labeled and n_named < len(names):
+        raise ValueError(
+            f"n_extra_clusters={len(names) - n_named} must be 0: all samples have a "
+            "label, and none is left for classes that no label names."
         )
     if prior is not None:
         shares = check_prior(prior, len(names))[:n_named]

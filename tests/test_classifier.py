@@ -15,10 +15,11 @@ from persistence import (
     load_images,
 )
 from scipy.sparse import csr_array
+from scipy.special import softmax
 from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_digits, load_iris, make_blobs
 from sklearn.decomposition import PCA
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
@@ -34,6 +35,7 @@ import skcce._starts
 from skcce import CollisionClassifier, CollisionClusterer, LinearSoftmax
 from skcce._labels import read_labels
 from skcce._objective import Batch, Epoch
+from skcce._pseudo_labels import solve_batch
 from skcce.deep import DeepSoftmax
 from skcce.methods.collision import Collision
 
@@ -364,6 +366,53 @@ def test_a_class_that_is_never_predicted_is_no_collapse(rng):
     fit(X, np.where(y, np.arange(200) // 20, 0), max_iter=5)  # no warning
 
 
+@pytest.mark.parametrize("loss", ["collision", "shannon"])
+@pytest.mark.parametrize("divergence", ["reverse", "forward"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_of_some_labels_and_its_gradient(rng, loss, divergence, weighted):
+    n, k, prior = 9, 3, np.array([0.5, 0.3, 0.2])
+    logits, target = rng.normal(size=(2, n, k)), np.full((n, k), np.nan)
+    target[::3] = rng.dirichlet(np.ones(k), size=3)
+    is_given = ~np.isnan(target[:, 0])
+    weight = rng.uniform(0.5, 2, size=n) if weighted else None
+    objective = Collision(
+        lam=2.0, prior=prior, divergence=divergence, loss=loss, label_weight=3.0
+    ).set_params(view_weight=0.5)
+    objective.begin_epoch(Epoch(np.full((n, k), 1 / k), weight=weight, target=target))
+    value, gradient = objective(logits, Batch(np.arange(n), weight, target))
+    labels = solve_batch(
+        softmax(logits[0], axis=1),
+        2.0,
+        prior,
+        forward=divergence == "forward",
+        n_iter=objective.em_iter,
+        weight=weight,
+        fixed=target,
+    )
+    assert_array_equal(labels[is_given], target[is_given])
+    tensor = torch.tensor(logits, requires_grad=True)
+    proba, y = torch.softmax(tensor, dim=2), torch.tensor(labels)
+    own, given = torch.ones(n, dtype=y.dtype) / n, torch.tensor(is_given)
+    if weighted:
+        own = torch.tensor(weight) / n
+    each = -torch.log((proba * y).sum(dim=2))
+    if loss == "shannon":
+        shannon = -(torch.log(proba) * y).sum(dim=2)
+        each = torch.where(given, shannon, each)
+    each = each[0] + 0.5 * each[1]  # the sample, and its other view
+    usage = (own[:, None] * y).sum(dim=0) / own.sum()
+    u = torch.tensor(prior)
+    p, q = (usage, u) if divergence == "forward" else (u, usage)
+    expected = (
+        own[~given] @ each[~given]
+        + 3.0 * own[given] @ each[given] / own[given].sum()
+        + 2.0 * own.sum() * (p * torch.log(p / q)).sum()
+    )
+    expected.backward()
+    assert_allclose(value, expected.item(), rtol=1e-10)
+    assert_allclose(gradient, tensor.grad.numpy(), atol=1e-12)
+
+
 # --- Soft and noisy labels --------------------------------------------------
 
 
@@ -541,6 +590,13 @@ def test_callbacks_see_a_classifier(clouds, fitted):
     assert_array_equal(classifier.predict_proba(X), fitted.predict_proba(X))
 
 
+def test_warnings_come_from_the_line_that_fits(rng):
+    X, y = rng.normal(size=(100, 4)), rng.integers(3, size=100)
+    with pytest.warns(ConvergenceWarning, match="still changed class") as caught:
+        CollisionClassifier(max_iter=1, tol=0, random_state=0).fit(X, y)
+    assert caught[0].filename == __file__
+
+
 # --- Files ------------------------------------------------------------------
 
 NAMED = {
@@ -682,6 +738,10 @@ BAD = {
     "more extra classes than samples": (
         lambda X, few: (X[:3], [0, 1, -1], {"n_extra_clusters": 2}),
         "y has 4 classes, extra ones included, and there are n_samples=3",
+    ),
+    "no sample for an extra class": (
+        lambda X, few: (X, few.clip(0), {"n_extra_clusters": 2}),
+        "n_extra_clusters=2 must be 0: all samples have a label",
     ),
     "one sample": (lambda X, few: (X[:1], [0], {}), "y has one class, 0"),
     "one class": (lambda X, few: (X, few.clip(-1, 0), {}), "n_extra_clusters"),

@@ -77,7 +77,8 @@ def test_documented_defaults_are_the_defaults(thing):
     if isinstance(thing, type) and not issubclass(thing, BaseEstimator):
         pytest.skip("a named tuple is not called by users")
     for name, parameter in inspect.signature(thing).parameters.items():
-        line = re.search(rf"^ *{name} : (.+)$", inspect.getdoc(thing), re.MULTILINE)
+        entry = rf"^ *(?:\w+, )*{name}(?:, \w+)* : (.+)$"  # maybe of several
+        line = re.search(entry, inspect.getdoc(thing), re.MULTILINE)
         assert line, f"{name} is not documented"
         default = re.search(r"default=(.+)$", line[1])
         if parameter.default is parameter.empty:

@@ -153,22 +153,32 @@ def grow(
     weight : weights of the samples, of mean 1, or None.
     """
     used, labels = np.unique(labels, return_inverse=True)
+    linkage, n_clusters = link(collisions(walk, labels, weight), distances)
+    return ClusterTree(
+        linkage,
+        labels,
+        np.bincount(labels, weights=weight).astype(np.float64),
+        n_clusters,
+        model.units(used),
+        used,
+    )
+
+
+def link(together: NDArray, distances: NDArray) -> tuple[NDArray, int]:
+    """Return in which order clusters are joined, and their number at the natural cut.
+
+    together : how often a sample and its neighbor lie in clusters k and l, (n, n).
+    distances : those of the samples to their neighbors, (n_samples, n_neighbors).
+    """
     n_samples, n_neighbors = distances.shape
-    together = collisions(walk, labels, weight)
     dimension = intrinsic_dimension(distances)
     joins, weights, n_before = joining_order(
         together,
         lambda shares: crossing(n_samples * shares, dimension, n_neighbors),
     )
     order = undoing_order(joins, weights, n_before)[::-1]
-    return ClusterTree(
-        _scipy_linkage(joins[order], _heights(weights[order], n_before)),
-        labels,
-        np.bincount(labels, weights=weight).astype(np.float64),
-        len(used) - n_before,
-        model.units(used),
-        used,
-    )
+    linkage = _scipy_linkage(joins[order], _heights(weights[order], n_before))
+    return linkage, len(together) - n_before
 
 
 def collisions(walk: csr_array, labels: NDArray, weight: NDArray | None) -> NDArray:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
@@ -21,7 +20,7 @@ from skcce._settings import SAMPLES_PER_FINE, batch_size_for, n_fine_clusters
 from skcce._spectral import SpectralFeatures
 from skcce._starts import asking_for, kmeans_labels
 from skcce._training import begin, epochs, train
-from skcce._tree import collisions, join, link
+from skcce._tree import collisions, join, link, noise
 
 # New rows amid an old cluster have as many old rows among their neighbors as the old
 # rows of that cluster have. Less than this part of it, and they lie apart.
@@ -73,21 +72,38 @@ def find_new_clusters(
     rows = smooth(neighbors.walk, features)[n_old:]
     groups = kmeans_labels(rows, TrainingData(rows), n_groups, random_state)
     groups = np.unique(groups, return_inverse=True)[1]
+    # The old clusters tell what is noise, and what a valley.
+    parts = np.unique(np.append(labels, n_clusters + groups), return_inverse=True)[1]
+    together = collisions(neighbors.walk, parts, None)
     observed, usual = old_neighbors(neighbors.nearest, labels)
+
+    def join_rows(is_member, most):
+        """Return the numbers of the rows of some groups, and their clusters."""
+        members = np.flatnonzero(is_member)
+        among = np.flatnonzero(is_member[groups])
+        block = np.ix_(*2 * [parts[n_old:].min() + members])
+        share = together[block].sum()
+        linkage, n_natural = link(
+            together[block] / share,
+            neighbors.distances[n_old + among],
+            share * noise(together),
+        )
+        n_joins = len(members) - min(n_natural, most)
+        clusters = join(linkage[:n_joins, :2].astype(int), len(members))
+        return among, clusters[np.searchsorted(members, groups[among])]
+
     is_apart = apart(groups, observed, usual)[0] < _APART
-    foreign = np.flatnonzero(is_apart[groups])
-    if not len(foreign):
+    if not is_apart.any():
         return found
-    clusters = _joined(
-        groups[foreign],
-        neighbors.walk[n_old + foreign][:, n_old + foreign],
-        neighbors.distances[n_old + foreign],
-        max_new,
-    )
+    foreign, clusters = join_rows(is_apart, len(is_apart))
     part, expected = apart(clusters, observed[foreign], usual[foreign])
     is_new = np.bincount(clusters) >= SAMPLES_PER_FINE
     is_new &= part < 1 - np.maximum(1 - _APART, _SURE / np.sqrt(expected))
     found[foreign] = np.where(is_new, np.cumsum(is_new) - 1, -1)[clusters]
+    if is_new.sum() > max_new:
+        is_new_group = np.bincount(groups, weights=found >= 0) > 0
+        foreign, clusters = join_rows(is_new_group, max_new)
+        found[foreign] = clusters
     return found
 
 
@@ -149,18 +165,6 @@ def apart(
     usual = np.bincount(groups, weights=weight * usual) / seen
     odds = usual / np.maximum(1 - usual, np.finfo(float).eps)
     return seen / size / usual, size * odds
-
-
-def _joined(groups: NDArray, walk: csr_array, distances: NDArray, most: int) -> NDArray:
-    """Return the natural clusters of some rows, `most` of them at most.
-
-    They are joined from `groups`, along the walk from each of these rows to the others.
-    """
-    used, groups = np.unique(groups, return_inverse=True)
-    together = collisions(walk, groups, None)
-    linkage, n_natural = link(together / together.sum(), distances)
-    n_joins = len(used) - min(n_natural, most)
-    return join(linkage[:n_joins, :2].astype(int), len(used))[groups]
 
 
 def check_extension(

@@ -164,17 +164,21 @@ def grow(
     )
 
 
-def link(together: NDArray, distances: NDArray) -> tuple[NDArray, int]:
+def link(
+    together: NDArray, distances: NDArray, level: float | None = None
+) -> tuple[NDArray, int]:
     """Return in which order clusters are joined, and their number at the natural cut.
 
     together : how often a sample and its neighbor lie in clusters k and l, (n, n).
     distances : those of the samples to their neighbors, (n_samples, n_neighbors).
+    level : the lift of noise, if more is known of it than `together` tells.
     """
     n_samples, n_neighbors = distances.shape
     dimension = intrinsic_dimension(distances)
     joins, weights, n_before = joining_order(
         together,
         lambda shares: crossing(n_samples * shares, dimension, n_neighbors),
+        level,
     )
     order = undoing_order(joins, weights, n_before)[::-1]
     linkage = _scipy_linkage(joins[order], _heights(weights[order], n_before))
@@ -256,7 +260,9 @@ def crossing(n_samples: NDArray, dimension: float, n_neighbors: int) -> NDArray:
 
 
 def joining_order(
-    together: NDArray, expected: Callable[[NDArray], NDArray]
+    together: NDArray,
+    expected: Callable[[NDArray], NDArray],
+    level: float | None = None,
 ) -> tuple[NDArray, NDArray, int]:
     r"""Join clusters two by two, until there is only one.
 
@@ -273,6 +279,8 @@ def joining_order(
         Collisions J.
     expected : callable
         Maps shares :math:`p_k + p_l` of the samples to the expected similarity.
+    level : float, default=None
+        The lift :math:`\rho` of noise; None for what `noise` tells of `together`.
 
     Returns
     -------
@@ -285,7 +293,8 @@ def joining_order(
     """
     n = len(together)
     shares, joint = together.sum(axis=1), together.copy()
-    beyond = together - noise(together) * np.outer(shares, shares)
+    level = noise(together) if level is None else level
+    beyond = together - level * np.outer(shares, shares)
     is_there = np.ones(n, dtype=bool)
 
     def similarities(some):

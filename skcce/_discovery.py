@@ -72,39 +72,68 @@ def find_new_clusters(
     rows = smooth(neighbors.walk, features)[n_old:]
     groups = kmeans_labels(rows, TrainingData(rows), n_groups, random_state)
     groups = np.unique(groups, return_inverse=True)[1]
-    # The old clusters tell what is noise, and what a valley.
     parts = np.unique(np.append(labels, n_clusters + groups), return_inverse=True)[1]
     together = collisions(neighbors.walk, parts, None)
+    distances = neighbors.distances[n_old:]
     observed, usual = old_neighbors(neighbors.nearest, labels)
-
-    def join_rows(is_member, most):
-        """Return the numbers of the rows of some groups, and their clusters."""
-        members = np.flatnonzero(is_member)
-        among = np.flatnonzero(is_member[groups])
-        block = np.ix_(*2 * [parts[n_old:].min() + members])
-        share = together[block].sum()
-        linkage, n_natural = link(
-            together[block] / share,
-            neighbors.distances[n_old + among],
-            share * noise(together),
-        )
-        n_joins = len(members) - min(n_natural, most)
-        clusters = join(linkage[:n_joins, :2].astype(int), len(members))
-        return among, clusters[np.searchsorted(members, groups[among])]
-
     is_apart = apart(groups, observed, usual)[0] < _APART
     if not is_apart.any():
         return found
-    foreign, clusters = join_rows(is_apart, len(is_apart))
+    clusters = _joined(is_apart, groups, together, distances)
+    foreign = np.flatnonzero(clusters >= 0)
+    clusters = clusters[foreign]
     part, expected = apart(clusters, observed[foreign], usual[foreign])
     is_new = np.bincount(clusters) >= SAMPLES_PER_FINE
     is_new &= part < 1 - np.maximum(1 - _APART, _SURE / np.sqrt(expected))
     found[foreign] = np.where(is_new, np.cumsum(is_new) - 1, -1)[clusters]
     if is_new.sum() > max_new:
-        is_new_group = np.bincount(groups, weights=found >= 0) > 0
-        foreign, clusters = join_rows(is_new_group, max_new)
-        found[foreign] = clusters
+        is_kept = np.isin(np.arange(len(is_apart)), groups[found >= 0])
+        found = _joined(is_kept, groups, together, distances, max_new)
     return found
+
+
+def _joined(
+    is_member: NDArray,
+    groups: NDArray,
+    together: NDArray,
+    distances: NDArray,
+    most: int | None = None,
+) -> NDArray:
+    """Return the natural clusters of some groups, or `most` if there are more.
+
+    Parameters
+    ----------
+    is_member : ndarray of shape (n_groups,)
+        Which groups are joined.
+    groups : ndarray of shape (n_new,)
+        Group of each new row.
+    together : ndarray of shape (n_parts, n_parts)
+        Collisions of the old clusters and, behind them, the groups: all of them tell
+        what is noise.
+    distances : ndarray of shape (n_new, n_neighbors)
+        Those of the new rows to their neighbors.
+    most : int, default=None
+        Number of clusters, at most.
+
+    Returns
+    -------
+    ndarray of shape (n_new,)
+        Clusters from 0 on; -1 for the rows of other groups.
+    """
+    members = np.flatnonzero(is_member)
+    numbers = len(together) - len(is_member) + members
+    inside = together[np.ix_(numbers, numbers)]
+    # Steps that leave these groups make none of them smaller than it is.
+    staying = np.sqrt(inside.sum(axis=1) / together[numbers].sum(axis=1))
+    inside = inside / np.outer(staying, staying)
+    share = inside.sum()
+    linkage, number = link(
+        inside / share, distances[is_member[groups]], share * noise(together)
+    )
+    n_joins = len(members) - (number if most is None else min(number, most))
+    cluster = np.full(len(is_member), -1)
+    cluster[members] = join(linkage[:n_joins, :2].astype(int), len(members))
+    return cluster[groups]
 
 
 def old_neighbors(nearest: NDArray, labels: NDArray) -> tuple[NDArray, NDArray]:
@@ -158,11 +187,12 @@ def apart(
     expected : ndarray of shape (n_groups,)
         Number of old rows that usually live beside as many new ones.
     """
-    size = np.bincount(groups)
+    size, seen = np.bincount(groups), np.bincount(groups, weights=observed)
     # The old neighbors that a group does have tell what is usual.
     weight = observed + np.finfo(float).tiny
-    seen = np.bincount(groups, weights=weight)
-    usual = np.bincount(groups, weights=weight * usual) / seen
+    usual = np.bincount(groups, weights=weight * usual) / np.bincount(
+        groups, weights=weight
+    )
     odds = usual / np.maximum(1 - usual, np.finfo(float).eps)
     return seen / size / usual, size * odds
 

@@ -25,8 +25,8 @@ from skcce._tree import collisions, join, link, noise
 # New rows amid an old cluster have as many old rows among their neighbors as the old
 # rows of that cluster have. Less than this part of it, and they lie apart.
 _APART = 0.5
-# The old rows that are missing are so many standard deviations: by chance, old rows are
-# nowhere dense where there are few of them.
+# So many standard deviations of the old rows that are expected must be missing: where
+# there are few of them, they leave gaps by chance.
 _SURE = 3.0
 
 

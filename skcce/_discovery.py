@@ -128,7 +128,7 @@ def _joined(
     inside = inside / np.outer(staying, staying)
     share = inside.sum()
     linkage, number = link(
-        inside / share, distances[is_member[groups]], share * noise(together)
+        inside / share, distances[is_member[groups]], level=share * noise(together)
     )
     n_joins = len(members) - (number if most is None else min(number, most))
     cluster = np.full(len(is_member), -1)

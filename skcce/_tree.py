@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from scipy.special import gammaln
 from sklearn.base import clone
 
+from skcce._constraints import Links, balance
 from skcce._linear import LinearSoftmax, native
 
 __all__ = ["ClusterTree"]
@@ -144,6 +145,7 @@ def grow(
     walk: csr_array,
     distances: NDArray,
     weight: NDArray | None,
+    links: Links | None = None,
 ) -> ClusterTree:
     """Return the tree of the clusters of a model.
 
@@ -151,9 +153,11 @@ def grow(
     walk : one step from neighbor to neighbor, (n_samples, n_samples).
     distances : those to the nearest neighbors, (n_samples, n_neighbors).
     weight : weights of the samples, of mean 1, or None.
+    links : which samples must, or cannot, be in one cluster, or None.
     """
     used, labels = np.unique(labels, return_inverse=True)
-    linkage, n_clusters = link(collisions(walk, labels, weight), distances)
+    linked = 0.0 if links is None else balance(links, labels) / len(labels)
+    linkage, n_clusters = link(collisions(walk, labels, weight), distances, linked)
     return ClusterTree(
         linkage,
         labels,
@@ -165,12 +169,16 @@ def grow(
 
 
 def link(
-    together: NDArray, distances: NDArray, level: float | None = None
+    together: NDArray,
+    distances: NDArray,
+    linked: NDArray | float = 0.0,
+    level: float | None = None,
 ) -> tuple[NDArray, int]:
     """Return in which order clusters are joined, and their number at the natural cut.
 
     together : how often a sample and its neighbor lie in clusters k and l, (n, n).
     distances : those of the samples to their neighbors, (n_samples, n_neighbors).
+    linked : what links add to the collisions beyond noise, (n, n).
     level : the lift of noise, if more is known of it than `together` tells.
     """
     n_samples, n_neighbors = distances.shape
@@ -178,6 +186,7 @@ def link(
     joins, weights, n_before = joining_order(
         together,
         lambda shares: crossing(n_samples * shares, dimension, n_neighbors),
+        linked,
         level,
     )
     order = undoing_order(joins, weights, n_before)[::-1]
@@ -262,6 +271,7 @@ def crossing(n_samples: NDArray, dimension: float, n_neighbors: int) -> NDArray:
 def joining_order(
     together: NDArray,
     expected: Callable[[NDArray], NDArray],
+    linked: NDArray | float = 0.0,
     level: float | None = None,
 ) -> tuple[NDArray, NDArray, int]:
     r"""Join clusters two by two, until there is only one.
@@ -279,6 +289,8 @@ def joining_order(
         Collisions J.
     expected : callable
         Maps shares :math:`p_k + p_l` of the samples to the expected similarity.
+    linked : ndarray of shape (n, n), default=0.0
+        What links add to the collisions beyond noise, or take from them.
     level : float, default=None
         The lift :math:`\rho` of noise; None for what `noise` tells of `together`.
 
@@ -294,7 +306,7 @@ def joining_order(
     n = len(together)
     shares, joint = together.sum(axis=1), together.copy()
     level = noise(together) if level is None else level
-    beyond = together - level * np.outer(shares, shares)
+    beyond = together - level * np.outer(shares, shares) + linked
     is_there = np.ones(n, dtype=bool)
 
     def similarities(some):

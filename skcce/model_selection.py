@@ -1,14 +1,15 @@
-"""Choosing parameters of a clustering without labels.
+"""Choosing parameters of a clustering without labels, and rows to label.
 
-Both functions are scorers: ``GridSearchCV(..., scoring=label_stability)``. How often
-they choose well, and where not, is measured in the user guide.
+``label_stability`` and ``probe_accuracy`` are scorers: ``GridSearchCV(...,
+scoring=label_stability)``. How often they choose well, and where not, is measured in
+the user guide.
 """
 
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score
@@ -18,11 +19,17 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.metaestimators import _safe_split
-from sklearn.utils.validation import _num_samples
+from sklearn.utils.validation import _num_samples, check_array, check_is_fitted
 
 from skcce._autologging import inner_fits
+from skcce._labels import is_missing
+from skcce._scaling import row_scale
+from skcce._threads import single_blas_thread
 
-__all__ = ["label_stability", "probe_accuracy"]
+__all__ = ["label_stability", "probe_accuracy", "rows_to_label"]
+
+# A row counts by this power of its ambiguity: 4 chose better than 1, 2 and 8.
+_FOCUS = 4
 
 
 @validate_params(
@@ -201,6 +208,177 @@ def probe_accuracy(
                 predicted = clone(probe).fit(known_rows, known).predict(rows)
         n_right += np.count_nonzero(predicted == expected)
     return float(n_right / len(labels))
+
+
+@validate_params(
+    {
+        "estimator": [BaseEstimator],
+        "n_rows": [Interval(Integral, 1, None, closed="left")],
+    },
+    prefer_skip_nested_validation=True,
+)
+def rows_to_label(
+    estimator: BaseEstimator,
+    X: ArrayLike,
+    n_rows: int,
+    y: ArrayLike | None = None,
+) -> NDArray:
+    r"""Choose the rows whose labels would tell most about the others.
+
+    These have small margins, and many like them. One after the other, the row is chosen
+    that takes most from
+
+    .. math:: \sum_i w_i\, \phi_i^\top A\, \phi_i, \qquad
+        A = \Bigl(I + \sum_{j \in L} \phi_j \phi_j^\top\Bigr)^{-1},
+
+    where :math:`L` are the rows chosen so far or labeled already: the variance that a
+    linear model of the features :math:`\phi` has on all rows [1]_, weighted by how
+    ambiguous they are, :math:`w_i = (1 - p_{i1} + p_{i2})^4`, from their two largest
+    probabilities. Rows of a cluster without any label have :math:`w_i = 1`, however
+    sure they are: the cluster lacks a name. Rows near a chosen one have little more to
+    tell.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted :class:`skcce.CollisionClusterer` or
+        :class:`skcce.CollisionClassifier`, or a pipeline that ends in one. Any other
+        with ``predict_proba`` will do; the features are then the rows of `X`.
+    X : array-like of shape (n_samples, n_features)
+        Data to choose from.
+    n_rows : int
+        Number of rows to choose. Smaller batches, with a fit after each, choose better.
+    y : array-like of shape (n_samples,) or (n_samples, n_classes), default=None
+        What is labeled already, as for ``CollisionClassifier.fit``: -1, NaN or None
+        where there is no label. None if nothing is.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,)
+        Numbers of rows without a label, the most useful one first.
+
+    Raises
+    ------
+    ValueError
+        If there are less than `n_rows` rows without a label, `y` does not fit `X`, or a
+        parameter is out of its range.
+    TypeError
+        If `estimator` has no ``predict_proba``.
+    NotFittedError
+        If `estimator` is not fitted.
+
+    References
+    ----------
+    .. [1] Yu, Bi, Tresp. "Active learning via transductive experimental design".
+       ICML 2006.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from skcce import CollisionClassifier, CollisionClusterer
+    >>> from skcce.model_selection import rows_to_label
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clusterer = CollisionClusterer(n_clusters=10, random_state=0).fit(X)
+    >>> known = np.full(len(X), -1)
+    >>> rows = rows_to_label(clusterer, X, 40)
+    >>> known[rows] = y[rows]  # label these
+    >>> classifier = CollisionClassifier(random_state=0).fit(X, known)
+    >>> classifier.score(X, y) > 0.95
+    True
+    """
+    if not hasattr(estimator, "predict_proba"):
+        raise TypeError(
+            f"estimator={estimator!r} must have predict_proba, which tells the rows "
+            "that could be of several classes."
+        )
+    check_is_fitted(estimator)
+    n_samples = _num_samples(X)
+    is_open = np.ones(n_samples, dtype=bool) if y is None else _has_no_label(y)
+    if len(is_open) != n_samples:
+        raise ValueError(
+            f"y must have one label per row of X: {n_samples} rows, got {len(is_open)} "
+            "labels."
+        )
+    if n_rows > is_open.sum():
+        raise ValueError(
+            f"n_rows={n_rows} must not be larger than the {is_open.sum()} rows of X "
+            "without a label."
+        )
+    proba = np.asarray(estimator.predict_proba(X), dtype=np.float64)
+    if proba.shape[1] < 2:
+        raise ValueError("estimator knows a single cluster, which leaves nothing open.")
+    second, first = np.partition(proba, -2, axis=1)[:, -2:].T
+    ambiguity = (1 - first + second) ** _FOCUS
+    with single_blas_thread():
+        rows = _features(estimator, X)
+        return _most_informative(rows, ambiguity, proba.argmax(axis=1), is_open, n_rows)
+
+
+def _has_no_label(y: ArrayLike) -> NDArray:
+    y = np.asarray(y)
+    if y.ndim not in (1, 2):
+        raise ValueError(f"y must be 1-D or 2-D, got {y.ndim} dimensions.")
+    if y.ndim == 2 and y.shape[1] > 1:
+        return np.isnan(y.astype(np.float64)).all(axis=1)
+    return is_missing(y.ravel())
+
+
+def _features(estimator: BaseEstimator, X: ArrayLike) -> NDArray:
+    """Return what a linear model sees, in float64, centered, mean square norm 1."""
+    estimator = getattr(estimator, "best_estimator_", estimator)  # of a search
+    if isinstance(estimator, Pipeline):
+        X = estimator[:-1].transform(X) if len(estimator) > 1 else X
+        estimator = estimator[-1]
+    X = check_array(X, dtype=[np.float64, np.float32], input_name="X")
+    features = getattr(estimator, "features_", None)
+    if features is not None:
+        with inner_fits():
+            X = features.transform_rows(X)
+    rows = X.astype(np.float64)
+    mean, scale = row_scale(rows)
+    return (rows - mean) / scale
+
+
+def _most_informative(
+    rows: NDArray,
+    ambiguity: NDArray,
+    clusters: NDArray,
+    is_open: NDArray,
+    n_chosen: int,
+) -> NDArray:
+    """Choose rows, one by one, that take most from the weighted variance.
+
+    rows : (n_samples, n_features); ambiguity, clusters : of each row; is_open : rows to
+    choose from, the others are known.
+    """
+    known = rows[~is_open]
+    covariance = np.linalg.inv(np.eye(rows.shape[1]) + known.T @ known)  # A
+    reach = rows @ covariance
+    variance = np.einsum("ij,ij->i", reach, rows)
+    has_name = np.isin(clusters, clusters[~is_open])
+    can_choose, chosen, weighted = is_open.copy(), [], None
+    for _ in range(n_chosen):
+        if weighted is None:
+            weighted = (rows.T * np.where(has_name, ambiguity, 1.0)) @ rows
+            reach = rows @ covariance
+            loss = np.einsum("ij,ij->i", reach @ weighted, reach)
+        # What a choice takes from all rows.
+        gain = np.where(can_choose, loss / (1 + variance), -np.inf)
+        row = int(gain.argmax())
+        chosen.append(row)
+        can_choose[row] = False
+        # The choice changes A by a product of two vectors, and all else with it.
+        step = covariance @ rows[row] / np.sqrt(1 + variance[row])
+        along = rows @ step
+        across = rows @ (covariance @ (weighted @ step))
+        covariance -= np.outer(step, step)
+        variance -= along**2
+        loss += along * (along * (step @ weighted @ step) - 2 * across)
+        if not has_name[row]:
+            has_name |= clusters == clusters[row]
+            weighted = None
+    return np.array(chosen)
 
 
 def _is_single(labels: NDArray) -> bool:

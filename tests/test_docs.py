@@ -31,6 +31,8 @@ PAGES = {
     "docs/guide.rst": (0, 23),
     "docs/images.rst": (7, 0),
     "docs/choosing.rst": (2, 0),
+    "docs/labels.rst": (6, 0),
+    "docs/constraints.rst": (0, 13),
     "docs/training.rst": (1, 20),
     "docs/deep.rst": (3, 12),
     "docs/methods.rst": (0, 6),

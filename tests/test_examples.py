@@ -192,6 +192,21 @@ def test_features_speed_prints_ratios(monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("examples")
+def test_choosing_labels_compares_rules(tmp_path, digits, monkeypatch, capsys):
+    import choose_labels
+
+    np.savez(tmp_path / "small.npz", X=digits[0][:300], y=digits[1][:300])
+    options = ["small", "--data", tmp_path, "--labels", 20, "--rounds", 2]
+    run(choose_labels, monkeypatch, *options, "--seeds", 0, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "small, 300 rows, 10 classes"
+    assert [line.split()[0] for line in lines[2:]] == ["20", "150", "20", "20", "20"]
+    accuracies = [float(line.split()[-3]) for line in lines[2:]]
+    assert accuracies[4] > accuracies[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
 def test_choosing_without_labels_prints_how_often(monkeypatch, capsys):
     import choose_without_labels
 
@@ -584,17 +599,16 @@ def test_labels_add_to_an_objective(rng):
     assert_array_equal(target[known].argmax(axis=1), y[known])
     logits = rng.normal(size=(2, 20, 3))
     batch = Batch(rows=np.arange(20, 40))
-    alone, both = table5.WithLabels(target), table5.WithLabels(target)
-    both.objective = MutualInformation()
+    both = table5.WithLabels(target, MutualInformation())
     both.begin_epoch(Epoch(np.full((60, 3), 1 / 3)))
     value, gradient = both(logits, batch)
-    parts = [f(logits, batch) for f in (alone, both.objective)]
-    assert_allclose(value, sum(part[0] for part in parts))
-    assert_allclose(gradient, sum(part[1] for part in parts))
-    assert not parts[0][1][:, ~known[20:40]].any()
+    without, of_objective = both.objective(logits, batch)
+    assert value > without
+    added = gradient - of_objective
+    assert_allclose(added[:, ~known[20:40]], 0, atol=1e-15)
     step = 1e-6 * rng.normal(size=logits.shape)
-    change = alone(logits + step, batch)[0] - alone(logits - step, batch)[0]
-    assert_allclose(change, 2 * np.vdot(step, parts[0][1]), rtol=1e-5)
+    change = both(logits + step, batch)[0] - both(logits - step, batch)[0]
+    assert_allclose(change, 2 * np.vdot(step, gradient), rtol=1e-5)
 
 
 @pytest.mark.usefixtures("paper")
@@ -924,3 +938,28 @@ def test_on_gpu_without_a_gpu(image_folder, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.endswith("Nothing.\n\n"), printed
     assert code == 0
+
+
+@pytest.mark.usefixtures("examples")
+def test_constraints_prints_a_row_for_each_number(tmp_path, monkeypatch, capsys):
+    import constraints
+
+    picture = tmp_path / "constraints.png"
+    options = ["--pairs", 0, 20, "--seeds", 1, "--rows", 200, "--picture", picture]
+    names = ["KMeans", "CollisionClusterer"]
+    run(constraints, monkeypatch, *options, "--methods", *names)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [[n, p] for n in names for p in ("0", "20")]
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("examples")
+def test_drawn_pairs_are_of_one_class_and_of_two(rng):
+    from constraints import draw_pairs
+
+    y = np.repeat([0, 1, 2], 10)
+    one, two = draw_pairs(y, 12, rng)
+    assert one.shape == two.shape == (12, 2)
+    assert (y[one[:, 0]] == y[one[:, 1]]).all()
+    assert (one[:, 0] != one[:, 1]).all()
+    assert (y[two[:, 0]] != y[two[:, 1]]).all()

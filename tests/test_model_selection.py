@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from scipy.sparse import coo_matrix
-from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, ClusterMixin
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from skcce import CollisionClusterer
-from skcce.model_selection import label_stability, probe_accuracy
+from skcce import CollisionClassifier, CollisionClusterer
+from skcce.model_selection import label_stability, probe_accuracy, rows_to_label
 
 
 class Recorder(ClusterMixin, BaseEstimator):
@@ -42,6 +42,20 @@ class Moody(Recorder):
 class Single(Recorder):
     def predict(self, X):
         return np.zeros(len(X), dtype=int)
+
+
+class Sure(ClassifierMixin, BaseEstimator):
+    """Predict given probabilities."""
+
+    def __init__(self, proba=None):
+        self.proba = proba
+
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def predict_proba(self, X):
+        return self.proba
 
 
 @pytest.fixture
@@ -226,3 +240,122 @@ def test_an_unfitted_estimator_is_an_error(blobs):
         label_stability(KMeans(3), blobs[0])
     with pytest.raises(ValueError, match="estimator"):
         probe_accuracy("KMeans", blobs[0])
+
+
+def two_classes(first):
+    """Return a fitted estimator of two classes; `first` are probabilities of one."""
+    return Sure(np.column_stack([first, 1 - first])).fit(None)
+
+
+def test_chosen_rows_take_most_from_the_weighted_variance():
+    rng = np.random.default_rng(0)
+    X, first = rng.normal(size=(50, 4)), rng.random(50)
+    known = np.full(50, -1)
+    known[:2] = 0, 1
+    first[:2] = 0, 1  # both classes have a label, and all rows count by their margin
+    weight = (1 - np.abs(2 * first - 1)) ** 4
+    rows = X - X.mean(axis=0)
+    rows /= np.sqrt((rows**2).sum(axis=1).mean())
+
+    def variance(numbers):
+        chosen = rows[numbers]
+        covariance = np.linalg.inv(np.eye(4) + chosen.T @ chosen)
+        return weight @ (rows @ covariance * rows).sum(axis=1)
+
+    expected = [0, 1]
+    for _ in range(8):
+        others = [i for i in range(50) if i not in expected]
+        expected.append(min(others, key=lambda i: variance([*expected, i])))
+    chosen = rows_to_label(two_classes(first), X, 8, known)
+    assert_array_equal(chosen, expected[2:])
+
+
+def test_every_cluster_gets_a_label_first(separated):
+    clusterer = CollisionClusterer(4, random_state=0).fit(separated)
+    chosen = rows_to_label(clusterer, separated, 4)
+    assert set(clusterer.labels_[chosen]) == {0, 1, 2, 3}
+    known = np.full(len(separated), np.nan)
+    known[clusterer.labels_ < 3] = 1
+    (last,) = rows_to_label(clusterer, separated, 1, known)
+    assert clusterer.labels_[last] == 3
+
+
+def test_rows_that_are_sure_are_not_asked_for():
+    X = np.random.default_rng(0).normal(size=(60, 5))
+    X[:40, 3:] = 0
+    X[40:, :3] = 0
+    first = np.repeat([1.0, 0.0, 0.6], 20)
+    known = np.full(60, None)
+    known[[0, 20]] = "yes", "no"
+    assert rows_to_label(two_classes(first), X, 5, known).min() >= 40
+
+
+def test_among_ambiguous_rows_the_dense_place_goes_first():
+    X = np.repeat(np.eye(3), [30, 12, 3], axis=0)
+    place = np.tile(X.argmax(axis=1), 2)
+    chosen = rows_to_label(two_classes(np.full(90, 0.5)), np.vstack([X, -X]), 2)
+    # Rows that equal a chosen one have little more to tell.
+    assert_array_equal(place[chosen], [0, 1])
+
+
+def test_rows_with_a_label_are_not_chosen(blobs):
+    X, y = blobs
+    clusterer = CollisionClusterer(3, random_state=0).fit(X)
+    known = np.where(np.arange(len(X)) % 4 > 0, y, -1)
+    n_open = int((known == -1).sum())
+    chosen = rows_to_label(clusterer, X, n_open, known)
+    assert_array_equal(np.sort(chosen), np.flatnonzero(known == -1))
+    soft = np.where(known[:, np.newaxis] < 0, np.nan, np.eye(y.max() + 1)[known])
+    assert_array_equal(rows_to_label(clusterer, X, n_open, soft), chosen)
+
+
+def test_chosen_rows_are_the_same_again(blobs):
+    X = blobs[0].astype(np.float32)
+    clusterer = CollisionClusterer(3, random_state=0).fit(X)
+    assert_array_equal(rows_to_label(clusterer, X, 20), rows_to_label(clusterer, X, 20))
+
+
+def test_rows_are_chosen_among_what_a_pipeline_hands_on(blobs):
+    X = blobs[0]
+    pipeline = make_pipeline(StandardScaler(), CollisionClusterer(3, random_state=0))
+    pipeline.fit(X)
+    expected = rows_to_label(pipeline[-1], pipeline[:-1].transform(X), 10)
+    assert_array_equal(rows_to_label(pipeline, X, 10), expected)
+
+
+def test_chosen_labels_beat_random_ones_on_digits(digits):
+    X, y = digits
+    clusterer = CollisionClusterer(10, n_init=2, random_state=0).fit(X)
+    chosen = rows_to_label(clusterer, X, 30)
+    at_random = np.random.default_rng(0).permutation(len(X))[:30]
+    accuracies = []
+    for rows in (chosen, at_random):
+        known = np.full(len(X), -1)
+        known[rows] = y[rows]
+        classifier = CollisionClassifier(n_init=1, random_state=0).fit(X, known)
+        accuracies.append(classifier.score(X[known < 0], y[known < 0]))
+    assert accuracies[0] > accuracies[1]
+    assert len(set(y[chosen])) == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"n_rows": 0}, ValueError, "'n_rows' parameter"),
+        ({"n_rows": 11}, ValueError, "n_rows=11 must not be larger than the 10 rows"),
+        ({"y": [1] * 8 + [-1] * 2}, ValueError, "n_rows=3 .* the 2 rows of X without"),
+        ({"y": [-1] * 9}, ValueError, "10 rows, got 9 labels"),
+        ({"y": np.full((2, 5, 2), -1.0)}, ValueError, "1-D or 2-D, got 3 dimensions"),
+        ({"estimator": KMeans(2)}, TypeError, "must have predict_proba"),
+        ({"estimator": CollisionClusterer(2)}, NotFittedError, "not fitted"),
+        ({"estimator": Sure(np.ones((10, 1))).fit(None)}, ValueError, "single"),
+    ],
+)
+def test_what_rows_to_label_cannot_do_is_said(changes, error, message):
+    arguments = {
+        "estimator": two_classes(np.linspace(0, 1, 10)),
+        "X": np.arange(20.0).reshape(10, 2),
+        "n_rows": 3,
+    }
+    with pytest.raises(error, match=message):
+        rows_to_label(**(arguments | changes))

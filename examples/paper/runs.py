@@ -286,7 +286,7 @@ def as_markdown(lines):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def fit(clusterer, X):
+def fit(estimator, X, y=None):
     """Fit without complaints that a short fit does not converge; return the seconds."""
     start = time.perf_counter()
     with warnings.catch_warnings():
@@ -294,7 +294,7 @@ def fit(clusterer, X):
         # An interrupted fit returns what it has, which is no result of a run.
         warnings.filterwarnings("error", "Training was interrupted", UserWarning)
         try:
-            clusterer.fit(X)
+            estimator.fit(X, y)
         except UserWarning as warning:
             raise KeyboardInterrupt from warning
     return time.perf_counter() - start

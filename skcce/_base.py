@@ -18,12 +18,15 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from skcce._autologging import inner_fits
 from skcce._callbacks import with_callbacks
+from skcce._discovery import check_extension, extension
 from skcce._estimator import SoftmaxEstimator
 from skcce._model import SoftmaxModel
 from skcce._objective import Objective
 from skcce._settings import number_and_bounds
 from skcce._spectral import SpectralFeatures
+from skcce._threads import single_blas_thread
 from skcce._tree import ClusterTree
 from skcce._weights import check_weights
 
@@ -212,6 +215,73 @@ feature_names_in_
             _n_features_out=n_clusters,
         )
         return cut
+
+    def extend(self, X: ArrayLike, *, max_new: int = 10) -> Self:
+        """Return the clusterer with the same clusters, and new ones of new rows.
+
+        The old clusters keep their numbers, and the rows of the last fit keep their
+        clusters. A new cluster opens where new rows have less than half as many old
+        rows among their neighbors as the old rows there have, by more than chance, and
+        where at least 12 of them have no valley of few neighbors between them. All
+        other new rows go to the cluster of their neighbors, be it old or new.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            New rows, of old and maybe of new clusters. The old ones are known: leave
+            them out.
+        max_new : int, default=10
+            Number of new clusters, at most. How many there are, maybe none, is found.
+
+        Returns
+        -------
+        CollisionClusterer
+            A fitted copy, ready to predict, with old clusters from 0 to n_clusters - 1
+            and new ones behind them. ``labels_``, ``probabilities_`` and
+            ``outlier_scores_`` are those of `X`; the loss and the curves are those of
+            a collision cross-entropy in which the clusters of the old rows, and the
+            rows that opened new ones, are given labels. There is no ``tree_``.
+
+        Raises
+        ------
+        NotFittedError
+            If nothing was fitted.
+        ValueError
+            If `max_new` is no positive number, `X` has other features than the rows of
+            the fit, or the fit had no linear model with features="spectral".
+
+        Notes
+        -----
+        Whatever weights the old rows had, all rows count equally here. Nothing tells
+        new clusters from old ones that moved: rows of another source, or measured in
+        another way, are new. And an old cluster of few rows leaves gaps: where these
+        may explain what is missing, nothing opens.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_digits
+        >>> from skcce import CollisionClusterer
+        >>> X, y = load_digits(return_X_y=True)
+        >>> is_first = np.random.default_rng(0).random(len(y)) < 0.5
+        >>> old = CollisionClusterer(7, random_state=0).fit(X[is_first & (y < 7)])
+        >>> old.extend(X[~is_first], max_new=5).n_clusters_ > 7
+        True
+        """
+        # This module is imported there.
+        from skcce.methods.collision import Collision
+
+        check_is_fitted(self, "model_")
+        check_extension(self.features_, self.model_, max_new)
+        X = self._validate_input(X, self.model_, reset=False)
+        extended = copy.copy(self)
+        with single_blas_thread(), inner_fits():
+            parts, found, scores = extension(self, X, max_new, Collision())
+            extended._set_attributes(*parts, found, scores)
+        extended.n_clusters = found["n_clusters_"]
+        for name in ("labels_", "probabilities_", "outlier_scores_"):
+            vars(extended)[name] = vars(extended)[name][-len(X) :]
+        return extended
 
     def predict(self, X: ArrayLike) -> NDArray:
         """Return the most probable cluster of each sample.

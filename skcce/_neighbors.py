@@ -102,6 +102,17 @@ def find_neighbors(
         if projection is None:
             projection = principal_projection(data.X, random_state, data.weight)
         rows = projection(data.X)
+    return neighbors_among(rows, n_neighbors, projection, data.weight)
+
+
+def neighbors_among(
+    rows: NDArray,
+    n_neighbors: int,
+    projection: Projection,
+    weight: NDArray | None = None,
+) -> Neighbors:
+    """Return the nearest neighbors of rows that were projected."""
+    with inner_fits():
         distances, around = search(neighbor_index(rows, n_neighbors), rows)
     distances, nearest = without_itself(distances, around)
     return Neighbors(
@@ -110,7 +121,7 @@ def find_neighbors(
         distances,
         nearest,
         around[:, :n_neighbors],
-        *random_walk(nearest, data.weight, rows.dtype),
+        *random_walk(nearest, weight, rows.dtype),
     )
 
 

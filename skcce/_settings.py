@@ -18,7 +18,7 @@ from skcce._training import Plan, epochs
 
 # A tree has this many fine clusters, or twice as many as may be found, but at most one
 # for this many samples.
-_N_FINE, _FINE_PER_CLUSTER, _SAMPLES_PER_FINE = 100, 2, 12
+_N_FINE, _FINE_PER_CLUSTER, SAMPLES_PER_FINE = 100, 2, 12
 # "auto" numbers where that of clusters is unknown are those for this many.
 _USUAL_N_CLUSTERS = 8
 # With fewer samples, nothing can be said against neighbors.
@@ -97,9 +97,9 @@ def resolve(
             "or set n_clusters."
         )
     objective.check(n_usual)
-    n_neighbors, init, n_init, batch_size, features = (
+    n_neighbors, init, n_init, features = (
         auto_value(estimator, name, model)
-        for name in ("n_neighbors", "init", "n_init", "batch_size", "features")
+        for name in ("n_neighbors", "init", "n_init", "features")
     )
     view_source = None if model.makes_views else objective.view_source
     if not isinstance(init, str):
@@ -111,7 +111,7 @@ def resolve(
     elif estimator.n_neighbors == "auto":
         if view_source is not None and data.X.ndim == 2:
             n_neighbors = estimator.auto["n_neighbors"][False]
-        few = _SAMPLES_PER_FINE if n_clusters == "auto" else 4 * n_clusters
+        few = SAMPLES_PER_FINE if n_clusters == "auto" else 4 * n_clusters
         n_neighbors = min(n_neighbors, n_samples // few)
         if view_source is not None:
             n_neighbors = max(n_neighbors, min(1, n_samples - 1))
@@ -165,16 +165,8 @@ def resolve(
         shares, n_fine = _tree_settings(
             estimator, model, bounds, init, n_neighbors, n_samples
         )
-    if model.needs_all_samples:
-        if estimator.batch_size != "auto" and batch_size < n_samples:
-            raise ValueError(
-                f"batch_size={batch_size} must not be smaller than n_samples="
-                f"{n_samples}: {model!r} takes all samples at once. Leave it at 'auto'."
-            )
-        batch_size = n_samples
-    elif isinstance(batch_size, str):
-        least = n_fine if n_clusters == "auto" else n_clusters
-        batch_size = max(min(max(n_samples // 40, 32), 1000), least)
+    least = n_fine if n_clusters == "auto" else n_clusters
+    batch_size = batch_size_for(estimator, model, n_samples, least)
     return Settings(
         n_clusters,
         bounds,
@@ -218,6 +210,28 @@ def number_and_bounds(
     return "auto", low_high
 
 
+def n_fine_clusters(n_samples: int, most: int) -> int:
+    """Return how many fine clusters there are, if at most `most` are sought."""
+    return min(n_samples // SAMPLES_PER_FINE, max(_N_FINE, _FINE_PER_CLUSTER * most))
+
+
+def batch_size_for(
+    estimator: BaseEstimator, model: SoftmaxModel, n_samples: int, n_clusters: int
+) -> int:
+    """Return the number of samples per step."""
+    batch_size = auto_value(estimator, "batch_size", model)
+    if model.needs_all_samples:
+        if estimator.batch_size != "auto" and batch_size < n_samples:
+            raise ValueError(
+                f"batch_size={batch_size} must not be smaller than n_samples="
+                f"{n_samples}: {model!r} takes all samples at once. Leave it at 'auto'."
+            )
+        return n_samples
+    if isinstance(batch_size, str):
+        return max(min(max(n_samples // 40, 32), 1000), n_clusters)
+    return batch_size
+
+
 def _label_shares(
     estimator: BaseEstimator, data: TrainingData
 ) -> Literal["given", "labels", "spread"]:
@@ -242,10 +256,7 @@ def _tree_settings(
     shares = shares if isinstance(shares, str) else "given"
     if is_known and not hasattr(estimator, "prior"):
         shares = "given"
-    n_fine = min(
-        n_samples // _SAMPLES_PER_FINE,
-        max(_N_FINE, _FINE_PER_CLUSTER * bounds[1] if bounds[1] < n_samples else 0),
-    )
+    n_fine = n_fine_clusters(n_samples, bounds[1] if bounds[1] < n_samples else 0)
     least = _FINE_PER_CLUSTER * bounds[0]
     init = init if isinstance(init, str) else "an array"
     can_grow = hasattr(model, "joined") and init == "k-means" and n_neighbors > 0
@@ -256,7 +267,7 @@ def _tree_settings(
     wish = "prior='learn'" if is_known else f"n_clusters={number!r}"
     raise ValueError(
         f"{wish} needs a tree of clusters: a linear model, init='k-means', "
-        f"n_neighbors > 0, and at least {_SAMPLES_PER_FINE * least} samples. Got "
+        f"n_neighbors > 0, and at least {SAMPLES_PER_FINE * least} samples. Got "
         f"a {type(model).__name__}, init={init!r}, n_neighbors={n_neighbors}, and "
         f"{n_samples} samples."
     )

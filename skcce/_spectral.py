@@ -29,6 +29,7 @@ from skcce._neighbors import (
     Projection,
     find_neighbors,
     neighbor_index,
+    neighbors_among,
     search,
 )
 from skcce._scaling import row_scale
@@ -198,10 +199,25 @@ class SpectralFeatures(
     def transform_rows(self, X: NDArray) -> NDArray:
         """Return the features of rows that were checked."""
         rows = self._projection(X.astype(self._rows.dtype, copy=False))
-        _, around = search(self._index, rows)
-        coordinates = self._directions(around[:, : self._n_neighbors])
-        coordinates = (coordinates - self._center) / self._unit
-        return np.hstack([rows, coordinates]).astype(X.dtype, copy=False)
+        return self._features_of(rows).astype(X.dtype, copy=False)
+
+    def training_features(self) -> NDArray:
+        """Return the features of the training rows."""
+        return self._features_of(self._rows)
+
+    def joined_with(self, X: NDArray) -> tuple[Self, Neighbors, NDArray]:
+        """Return features of the training rows and, behind them, new ones.
+
+        A transformer that is fitted to all of them, their neighbors, and their
+        features.
+        """
+        rows = self._projection(X.astype(self._rows.dtype, copy=False))
+        rows = np.vstack([self._rows, rows])
+        neighbors = neighbors_among(rows, self._n_neighbors, self._projection)
+        joint = SpectralFeatures(
+            max(1, len(self.eigenvalues_) - 1), n_neighbors=self._n_neighbors
+        )
+        return joint, neighbors, joint.fit_neighbors(neighbors)
 
     def nearest_others(self, X: NDArray) -> tuple[NDArray, NDArray]:
         """Return distances and numbers of the nearest training rows but a row itself.
@@ -277,6 +293,12 @@ class SpectralFeatures(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+    def _features_of(self, rows: NDArray) -> NDArray:
+        """Return the features of rows that were projected."""
+        _, around = search(self._index, rows)
+        coordinates = self._directions(around[:, : self._n_neighbors])
+        return np.hstack([rows, (coordinates - self._center) / self._unit])
 
     def _directions(self, nearest: NDArray) -> NDArray:
         """Return the mean eigenvectors over neighbors (n, n_neighbors), of norm 1.

@@ -142,7 +142,7 @@ def find_tree(
     fine.initialize(
         data.X,
         n_fine,
-        labels=_kmeans_labels(rows, data, n_fine, random_state),
+        labels=kmeans_labels(rows, data, n_fine, random_state),
         sample_weight=data.weight,
         random_state=random_state,
     )
@@ -297,7 +297,7 @@ def find_starts(
         return [data.target.argmax(axis=1)]
     starts = []
     for _ in range(settings.n_init):
-        labels = _kmeans_labels(rows, data, settings.n_clusters, random_state)
+        labels = kmeans_labels(rows, data, settings.n_clusters, random_state)
         if data.target is not None:
             around = np.eye(settings.n_clusters)[labels]
             if data.graph is not None:
@@ -380,12 +380,13 @@ def _most_informative(starts: list[NDArray], data: TrainingData) -> list[NDArray
     return best[:_N_TRAINED]
 
 
-def _kmeans_labels(
+def kmeans_labels(
     rows: NDArray,
     data: TrainingData,
     n_clusters: int,
     random_state: np.random.RandomState,
 ) -> NDArray:
+    """Return the cluster of each row by k-means on a sample of them."""
     n_rows = max(_KMEANS_ROWS, 20 * n_clusters)
     sample = random_state.permutation(len(rows))[:n_rows]
     weight = None if data.weight is None else data.weight[sample]

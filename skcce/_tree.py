@@ -156,23 +156,42 @@ def grow(
     links : which samples must, or cannot, be in one cluster, or None.
     """
     used, labels = np.unique(labels, return_inverse=True)
+    linked = 0.0 if links is None else balance(links, labels) / len(labels)
+    linkage, n_clusters = link(collisions(walk, labels, weight), distances, linked)
+    return ClusterTree(
+        linkage,
+        labels,
+        np.bincount(labels, weights=weight).astype(np.float64),
+        n_clusters,
+        model.units(used),
+        used,
+    )
+
+
+def link(
+    together: NDArray,
+    distances: NDArray,
+    linked: NDArray | float = 0.0,
+    level: float | None = None,
+) -> tuple[NDArray, int]:
+    """Return in which order clusters are joined, and their number at the natural cut.
+
+    together : how often a sample and its neighbor lie in clusters k and l, (n, n).
+    distances : those of the samples to their neighbors, (n_samples, n_neighbors).
+    linked : what links add to the collisions beyond noise, (n, n).
+    level : the lift of noise, if more is known of it than `together` tells.
+    """
     n_samples, n_neighbors = distances.shape
-    together = collisions(walk, labels, weight)
     dimension = intrinsic_dimension(distances)
     joins, weights, n_before = joining_order(
         together,
         lambda shares: crossing(n_samples * shares, dimension, n_neighbors),
-        0.0 if links is None else balance(links, labels) / n_samples,
+        linked,
+        level,
     )
     order = undoing_order(joins, weights, n_before)[::-1]
-    return ClusterTree(
-        _scipy_linkage(joins[order], _heights(weights[order], n_before)),
-        labels,
-        np.bincount(labels, weights=weight).astype(np.float64),
-        len(used) - n_before,
-        model.units(used),
-        used,
-    )
+    linkage = _scipy_linkage(joins[order], _heights(weights[order], n_before))
+    return linkage, len(together) - n_before
 
 
 def collisions(walk: csr_array, labels: NDArray, weight: NDArray | None) -> NDArray:
@@ -253,6 +272,7 @@ def joining_order(
     together: NDArray,
     expected: Callable[[NDArray], NDArray],
     linked: NDArray | float = 0.0,
+    level: float | None = None,
 ) -> tuple[NDArray, NDArray, int]:
     r"""Join clusters two by two, until there is only one.
 
@@ -271,6 +291,8 @@ def joining_order(
         Maps shares :math:`p_k + p_l` of the samples to the expected similarity.
     linked : ndarray of shape (n, n), default=0.0
         What links add to the collisions beyond noise, or take from them.
+    level : float, default=None
+        The lift :math:`\rho` of noise; None for what `noise` tells of `together`.
 
     Returns
     -------
@@ -283,7 +305,8 @@ def joining_order(
     """
     n = len(together)
     shares, joint = together.sum(axis=1), together.copy()
-    beyond = together - noise(together) * np.outer(shares, shares) + linked
+    level = noise(together) if level is None else level
+    beyond = together - level * np.outer(shares, shares) + linked
     is_there = np.ones(n, dtype=bool)
 
     def similarities(some):

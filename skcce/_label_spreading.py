@@ -89,7 +89,11 @@ def class_shares(
     counts = mass.sum(axis=0)
     is_named, shares = counts > 0, counts / counts.sum()
     if spread is not None:
-        of_spread = np.average(spread, axis=0, weights=weight) * is_named
+        # As many walks begin in each class, so that soft labels lean to equal shares;
+        # the likeliest classes lean to large ones. The truth is in between.
+        soft = np.average(spread, axis=0, weights=weight)
+        hard = np.bincount(spread.argmax(axis=1), weight, minlength=len(counts))
+        of_spread = (soft + hard / hard.sum()) / 2 * is_named
         of_spread /= of_spread.sum()
         variance = (1 - shares @ shares) / counts.sum()
         difference = ((shares - of_spread) ** 2).sum()

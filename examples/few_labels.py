@@ -58,10 +58,9 @@ def accuracy(classifier, X, y, known):
         predicted = classifier.fit(X[known], y[known]).predict(X)
     else:
         classifier.fit(X, np.where(known, y, -1))
-        if hasattr(classifier, "transduction_"):
-            predicted = classifier.transduction_
-        else:
-            predicted = classifier.predict(X)
+        is_wrapper = isinstance(classifier, SelfTrainingClassifier)
+        # Its transduction_ has -1 where no label was sure enough to train with.
+        predicted = classifier.predict(X) if is_wrapper else classifier.transduction_
     return 100 * np.mean(predicted[~known] == y[~known])
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from skcce._constraints import Links
 from skcce._objective import Batch, Epoch
 
 
@@ -22,6 +23,8 @@ class TrainingData:
         Their weights, of mean 1.
     target : ndarray of shape (n_samples, n_clusters) or None
         Their labels, where they are given; rows of NaN where they are not.
+    links : Links or None
+        Which of them must, or cannot, be in one cluster.
     graph : csr_array of shape (n_samples, n_samples) or None
         One step of the random walk to neighbors.
     view_source : {"neighbors", "adversarial"} or None
@@ -40,6 +43,7 @@ class TrainingData:
     X: Any
     weight: NDArray | None = None
     target: NDArray | None = None
+    links: Links | None = None
     graph: csr_array | None = None
     view_source: Literal["neighbors", "adversarial"] | None = None
     reach: NDArray | None = None
@@ -92,7 +96,7 @@ class TrainingData:
 
     def epoch(self, proba: NDArray, progress: float) -> Epoch:
         """Return what is known as an epoch begins."""
-        return Epoch(proba, self.graph, progress, self.weight, self.target)
+        return Epoch(proba, self.graph, progress, self.weight, self.target, self.links)
 
     def mean(self, values: NDArray) -> NDArray:
         """Return the weighted mean of `values` (n_samples, ...) over the samples."""

@@ -49,6 +49,7 @@ from skcce._starts import (
     embed,
     find_tree,
     join_fine,
+    settle,
 )
 from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
@@ -260,7 +261,12 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             settings = ask_labels(settings, data)
             if resumes:
                 tree, fine = checkpoint.tree, None
-                settings = checkpoint.settle(settings)
+                # With links, the model does not tell whether shares are the tree's.
+                settings = (
+                    checkpoint.settle(settings)
+                    if data.links is None
+                    else settle(tree, settings)
+                )
             else:
                 tree, fine = find_tree(
                     model,
@@ -343,13 +349,15 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         found: Mapping[str, Any],
     ) -> None:
         """Train in place, with all that happens between two epochs."""
-        if state.interrupted or settings.shares == "learn":
+        is_joined = settings.shares == "learn" and data.links is None
+        if state.interrupted or is_joined:
             return
 
         def end_epoch(state):
             if checkpoint:
                 checkpoint.write(state, found)
-            warn_of_collapse(state, settings.n_wanted, self)
+            if not data.is_labeled:  # or a class that is rare need not be predicted
+                warn_of_collapse(state, settings.n_wanted, self)
             return callbacks.end_epoch(
                 # A copy, because a callback may keep it.
                 lambda: {"model_": copy.deepcopy(model), "temperature_": 1.0, **found}

@@ -6,14 +6,10 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 
 # A walk from a label ends with this probability at each step, so that it sees samples
-# that are some 20 steps away; the sum is cut off where little is left.
-_RESTART = 0.05
-_N_STEPS = 60
-# Known labels tell the shares of the classes as well as their spread does, if there are
-# this many of each.
-_LABELS_PER_CLASS = 10
+# that are some 50 steps away; the sum is cut off after twice as many.
+_RESTART = 0.02
+_N_STEPS = 100
 _LEAST = 1e-6  # probability that a label says nothing about its sample's cluster
-_N_SCALINGS = 100
 
 
 def spread_labels(
@@ -45,16 +41,16 @@ def spread_labels(
     Returns
     -------
     ndarray of shape (n_samples, n_classes)
-        Probabilities of the classes, float64, rows sum to 1: equal ones where no walk
-        comes by.
+        Probabilities of the classes in the dtype of the walk, rows sum to 1: equal ones
+        where no walk comes by.
     """
     begin = np.nan_to_num(target.astype(np.float64))
     if weight is not None:
         begin *= weight[:, np.newaxis]
     total = begin.sum(axis=0)
     begin /= strength[:, np.newaxis] * np.where(total > 0, total, 1)
-    begin *= _RESTART / begin.max()  # a factor makes no difference
-    walk, reached = walk.astype(np.float64), begin
+    begin = (begin / begin.max()).astype(walk.dtype)  # a factor makes no difference
+    reached = begin
     for _ in range(_N_STEPS):
         reached = (1 - _RESTART) * (walk @ reached) + begin
     sums = reached.sum(axis=1, keepdims=True)
@@ -67,9 +63,11 @@ def class_shares(
 ) -> NDArray:
     """Return the shares of the classes: those of the labels, and of their spread.
 
-    The fewer labels, the more the spread counts, which does not ask whether they were
-    drawn at random, or as many of each class. A class that no label names gets the
-    share of an average one.
+    The spread does not ask whether labels were drawn at random, or as many of each
+    class. Where the labels' own shares differ from it by no more than a draw of so few
+    varies, it is believed; the more they differ, the more they are: James and Stein's
+    estimate, shrunk towards the spread. A class that no label names gets the share of
+    an average one.
 
     Parameters
     ----------
@@ -89,27 +87,15 @@ def class_shares(
     if weight is not None:
         mass *= weight[:, np.newaxis]
     counts = mass.sum(axis=0)
-    is_named, n_classes = counts > 0, len(counts)
+    is_named, shares = counts > 0, counts / counts.sum()
     if spread is not None:
-        of_spread = np.average(spread, axis=0, weights=weight)
-        counts = counts + _LABELS_PER_CLASS * is_named.sum() * of_spread * is_named
-    shares = counts / counts.sum() * is_named.mean()
-    return np.where(is_named, shares, 1 / n_classes)
-
-
-def balanced(spread: NDArray, prior: NDArray, weight: NDArray | None = None) -> NDArray:
-    """Scale the columns of probabilities until the classes have given shares.
-
-    Sinkhorn's iteration, not to its end: the result is a start. Rows sum to 1.
-    """
-    scale = np.ones(spread.shape[1])
-    for _ in range(_N_SCALINGS):
-        proba = spread * scale
-        proba /= proba.sum(axis=1, keepdims=True)
-        usage = np.average(proba, axis=0, weights=weight)
-        scale *= prior / np.maximum(usage, np.finfo(np.float64).tiny)
-        scale /= scale.max()
-    return proba
+        of_spread = np.average(spread, axis=0, weights=weight) * is_named
+        of_spread /= of_spread.sum()
+        variance = (1 - shares @ shares) / counts.sum()
+        difference = ((shares - of_spread) ** 2).sum()
+        belief = max(0.0, 1 - variance / difference) if difference > 0 else 0.0
+        shares = belief * shares + (1 - belief) * of_spread
+    return np.where(is_named, shares * is_named.mean(), 1 / len(counts))
 
 
 def match_clusters(

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from scipy.sparse import issparse
+from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.validation import _num_samples
 
 _TOLERANCE = 1e-3  # of sums that must be 1
@@ -43,6 +43,8 @@ def read_labels(
     ------
     ValueError
         If there is no label, or it cannot be one.
+    TypeError
+        If `y` is sparse.
     """
     if y is None:
         raise ValueError(
@@ -54,7 +56,7 @@ def read_labels(
             f"{_num_samples(y)} labels. Found input variables with inconsistent "
             f"numbers of samples: [{n_samples}, {_num_samples(y)}]"
         )
-    array = np.asarray(y)
+    array = _as_array(y)
     if array.ndim == 2 and array.shape[1] > 1:
         if transition is not None:
             raise ValueError("transition needs hard labels, y has soft ones.")
@@ -67,11 +69,24 @@ def read_labels(
         target[known] = _meaning(transition, classes)[numbers[known]]
     if len(classes) + n_extra < 2:
         raise ValueError(
-            f"y has one class, {classes[0]!r}; a classifier needs at least 2. Use more "
-            "labels, or n_extra_clusters."
+            f"y has one class, {classes.tolist()[0]!r}; a classifier needs at least 2. "
+            "Use more labels, or n_extra_clusters."
         )
     unnamed = np.where(np.isnan(target[:, :1]), np.nan, np.zeros(n_extra))
     return _with_extra(classes, n_extra), np.hstack([target, unnamed])
+
+
+def _as_array(y: ArrayLike) -> NDArray:
+    """Return labels as an array that still tells which are missing."""
+    if issparse(y):
+        raise TypeError("y is sparse, but must be dense. Use y.toarray().")
+    array = np.asarray(y)
+    # NumPy turns the NaN of a list of strings into "nan"; scikit-learn does not know
+    # NumPy's StringDType.
+    is_list_of_strings = array.dtype.kind == "U" and not hasattr(y, "dtype")
+    if is_list_of_strings or array.dtype.kind == "T":
+        return np.asarray(y, dtype=object)
+    return array
 
 
 def _hard_labels(y: NDArray) -> tuple[NDArray, NDArray]:
@@ -83,21 +98,31 @@ def _hard_labels(y: NDArray) -> tuple[NDArray, NDArray]:
     if missing.all():
         raise ValueError(
             "y has no label: all are -1, NaN or None. At least one sample of each "
-            "class must have one; CollisionClusterer needs none. "
-            + ("Input y contains NaN." if y.dtype.kind == "f" else "")
+            "class must have one; CollisionClusterer needs none."
+            + (" Input y contains NaN." if y.dtype.kind == "f" else "")
         )
-    known = y[~missing]
-    check_classification_targets(known)
-    try:
-        classes, numbers = np.unique(known, return_inverse=True)
-    except TypeError as error:
-        kinds = sorted({type(label).__name__ for label in known})
+    known = _without_objects(y[~missing])
+    if known.dtype.kind == "f" and (known % 1).any():
         raise ValueError(
-            f"The labels in y must be all numbers or all strings, got {kinds}."
-        ) from error
+            f"Unknown label type: continuous. y has {known[known % 1 > 0][0]:.6g}, no "
+            "name of a class; soft labels are a matrix, one column per class."
+        )
+    classes, numbers = np.unique(known, return_inverse=True)
     all_numbers = np.full(len(y), -1)
     all_numbers[~missing] = numbers
     return classes, all_numbers
+
+
+def _without_objects(labels: NDArray) -> NDArray:
+    """Return objects as numbers if they are numbers; strings stay as they are."""
+    if labels.dtype.kind in "biufU" or all(isinstance(label, str) for label in labels):
+        return labels
+    if all(isinstance(label, (Real, np.bool_)) for label in labels):
+        return np.array(labels.tolist())
+    kinds = sorted({type(label).__name__ for label in labels})
+    raise ValueError(
+        f"The labels in y must be all numbers or all strings, got {kinds}."
+    )
 
 
 def is_missing(y: NDArray) -> NDArray:
@@ -108,13 +133,15 @@ def is_missing(y: NDArray) -> NDArray:
         return np.array([_is_none(label, none) for label in y])
     if y.dtype.kind == "f":
         return np.isnan(y) | (y == -1)
-    # np.where(known, names, -1) writes "-1" into an array of strings.
-    return y == ("-1" if y.dtype.kind in "US" else -1)
+    # An array of strings holds no other sign that a label is missing.
+    return y == ("-1" if y.dtype.kind == "U" else -1)
 
 
 def _is_none(label: Any, none: tuple) -> bool:
     if any(label is value for value in none):
         return True
+    if isinstance(label, str):
+        return label == "-1"
     return (
         isinstance(label, Real)
         and not isinstance(label, bool)
@@ -124,9 +151,12 @@ def _is_none(label: Any, none: tuple) -> bool:
 
 def _soft_labels(y: NDArray) -> NDArray:
     """Return a matrix of soft labels in float64, checked."""
-    if y.dtype.kind not in "fiub":
-        raise ValueError(f"Soft labels in y must be numbers, got dtype {y.dtype}.")
-    y = y.astype(np.float64)
+    try:
+        y = y.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Soft labels in y must be numbers, got dtype {y.dtype}: {error}"
+        ) from error
     missing = np.isnan(y)
     is_missing = missing.all(axis=1)
     if is_missing.all():
@@ -143,14 +173,15 @@ def _soft_labels(y: NDArray) -> NDArray:
         row, column = np.argwhere(y < 0)[0]
         raise ValueError(
             f"Soft labels in y must not be negative, row {row} has "
-            f"{y[row, column]:.6g} for class {column}."
+            f"{y[row, column]:.6g} for class {column}. A row of NaN is one without a "
+            "label."
         )
     sums = y.sum(axis=1)
     wrong = np.flatnonzero(np.abs(sums - 1) > _TOLERANCE)
     if len(wrong):
         raise ValueError(
-            f"Every row of soft labels in y must sum to 1, row {wrong[0]} sums to "
-            f"{sums[wrong[0]]:.6g}."
+            "A matrix y holds soft labels, one column per class: every row must sum to "
+            f"1, row {wrong[0]} sums to {sums[wrong[0]]:.6g}."
         )
     unused = np.flatnonzero(known.sum(axis=0) == 0)
     if len(unused):
@@ -178,17 +209,16 @@ def _meaning(transition: float | ArrayLike | None, classes: NDArray) -> NDArray:
                 "or a matrix."
             )
         return (1 - transition) * np.eye(n_classes) + transition / n_classes
-    matrix = np.asarray(transition, dtype=np.float64)
+    matrix = check_array(
+        transition, dtype=np.float64, ensure_2d=False, input_name="transition"
+    )
     if matrix.shape != (n_classes, n_classes):
         raise ValueError(
             f"transition must have shape ({n_classes}, {n_classes}), as y has "
             f"{n_classes} classes, got shape {matrix.shape}."
         )
-    if not np.isfinite(matrix).all() or matrix.min() < 0:
-        raise ValueError(
-            "transition must have finite entries that are not negative, got "
-            f"{matrix.min():.6g}."
-        )
+    if matrix.min() < 0:
+        raise ValueError(f"transition must not be negative, got {matrix.min():.6g}.")
     sums = matrix.sum(axis=0)
     wrong = np.flatnonzero(np.abs(sums - 1) > _TOLERANCE)
     if len(wrong):
@@ -201,8 +231,8 @@ def _meaning(transition: float | ArrayLike | None, classes: NDArray) -> NDArray:
     if (seen == 0).any():
         never = np.flatnonzero(seen == 0)[0]
         raise ValueError(
-            f"y has the label {classes[never]!r}, which transition never lets be "
-            f"observed: its row {never} is zero."
+            f"y has the label {classes.tolist()[never]!r}, which transition never lets "
+            f"be observed: its row {never} is zero."
         )
     return matrix / seen[:, np.newaxis]
 
@@ -211,8 +241,9 @@ def _with_extra(classes: NDArray, n_extra: int) -> NDArray:
     """Return the names of all classes, with new ones for those that have none."""
     if n_extra == 0:
         return classes
-    if classes.dtype.kind in "iuf":
-        new = classes.max() + 1 + np.arange(n_extra)
+    if classes.dtype.kind in "biuf":
+        # Not in the dtype of the classes, which may hold no more; -1 is no name.
+        new = max(int(classes.max()), -1) + 1 + np.arange(n_extra)
     else:
         taken, new = {str(name) for name in classes}, []
         for number in range(n_extra + len(taken)):

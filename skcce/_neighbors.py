@@ -10,6 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import gen_batches
 
 from skcce._autologging import inner_fits
+from skcce._constraints import Links, agree
 from skcce._data import TrainingData
 from skcce._scaling import BLOCK, row_scale
 from skcce._threads import count_openmp_threads, openmp_threads
@@ -184,11 +185,15 @@ def random_walk(
     return walk, attraction, attraction * total
 
 
-def smooth(graph: csr_array, values: NDArray) -> NDArray:
-    """Average `values` (n_samples, any) along the steps of the walk."""
+def smooth(graph: csr_array, values: NDArray, links: Links | None = None) -> NDArray:
+    """Average `values` (n_samples, any) along the steps of the walk.
+
+    Where there are links, the values are predictions. Linked ones agree before each
+    step, so that their neighbors hear of it.
+    """
     for _ in range(N_STEPS):
-        values = graph @ values
-    return values
+        values = graph @ (values if links is None else agree(links, values))
+    return values if links is None else agree(links, values)
 
 
 def draw_neighbors(

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 
+from skcce._constraints import Links
 from skcce._pseudo_labels import check_prior
 
 __all__ = ["Batch", "Epoch", "Objective", "view_weights"]
@@ -60,6 +61,8 @@ class Epoch(NamedTuple):
         Weights of the samples, of mean 1; None if all are equal.
     target : ndarray of shape (n_samples, n_clusters) or None
         Labels, where they are given; rows of NaN where they are not.
+    links : Links or None
+        Which samples must, or cannot, be in one cluster; None without constraints.
     """
 
     proba: NDArray
@@ -67,6 +70,7 @@ class Epoch(NamedTuple):
     progress: float = 0.0
     weight: NDArray | None = None
     target: NDArray | None = None
+    links: Links | None = None
 
 
 def with_targets(labels: NDArray, target: NDArray | None) -> NDArray:

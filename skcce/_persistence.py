@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.utils import gen_batches
 
 from skcce._data import TrainingData
@@ -145,7 +145,8 @@ class Checkpoint:
         fitted = self._record["fitted"]
         settings = settings._replace(n_clusters=fitted["n_clusters_"])
         if (self._record["model"] or {}).get("groups") is None:
-            return settings._replace(shares="given")
+            is_tree_open = settings.shares in ("learn", "auto")
+            return settings._replace(shares="given") if is_tree_open else settings
         return settings._replace(shares="learn", prior=fitted["prior_"])
 
     def _fits(self, data: TrainingData, settings: Settings) -> bool:
@@ -229,6 +230,8 @@ def load_fit(
     _check_class(path, record, estimator)
     with _damage_is_an_error(path):
         attributes = _fitted_of(record)
+        if is_classifier(estimator) and "classes_" not in attributes:
+            raise ValueError("it has no classes")
     n_saved = attributes["n_clusters_"]
     if isinstance(n_clusters, Integral) and n_saved != n_clusters:
         raise ValueError(

@@ -82,6 +82,13 @@ def resolve(
     n_samples = data.n_samples
     number = data.target.shape[1] if data.target is not None else estimator.n_clusters
     n_clusters, bounds = number_and_bounds(number, n_samples)
+    if data.links is not None and data.links.apart.nnz:
+        if bounds[1] < 2:
+            raise ValueError(
+                f"cannot_link needs at least 2 clusters, got n_clusters="
+                f"{estimator.n_clusters!r}."
+            )
+        bounds = (max(2, bounds[0]), bounds[1])
     n_usual = _USUAL_N_CLUSTERS if n_clusters == "auto" else n_clusters
     if n_clusters == "auto" and objective.prior is not None:
         raise ValueError(
@@ -215,9 +222,10 @@ def _label_shares(
     estimator: BaseEstimator, data: TrainingData
 ) -> Literal["given", "labels", "spread"]:
     """Return where the shares of classes come from."""
-    if data.is_labeled or not isinstance(estimator.prior, str):
+    if not isinstance(estimator.prior, str):
         return "given"
-    return "spread" if estimator.prior == "learn" else "labels"
+    asks_others = estimator.prior == "learn" and not data.is_labeled
+    return "spread" if asks_others else "labels"
 
 
 def _tree_settings(

@@ -14,7 +14,6 @@ from sklearn.metrics import adjusted_rand_score
 from skcce._autologging import inner_fits
 from skcce._data import TrainingData
 from skcce._label_spreading import (
-    balanced,
     class_shares,
     match_clusters,
     spread_labels,
@@ -164,7 +163,9 @@ def find_tree(
         labels = finite_logits(fine, data.X).argmax(axis=1)
     except FloatingPointError as error:
         raise ValueError(advice(error, state.n_iter + bool(state.error))) from error
-    tree = grow(fine, labels, neighbors.walk, neighbors.distances, data.weight)
+    tree = grow(
+        fine, labels, neighbors.walk, neighbors.distances, data.weight, data.links
+    )
     if data.kept is not None:
         given = data.given
         if features is not None:
@@ -216,16 +217,24 @@ def choose(
 
     Clusters of about equal size are those of the tree where they say more about a
     sample's neighbor than those of any start: they have a shape that k-means does not
-    find.
+    find. With links, the clusters of the tree are one of the starts.
     """
     settings = settle(tree, settings)
-    if settings.shares == "learn" or (fine is not None and fine.interrupted):
+    is_learned = settings.shares == "learn"
+    is_over = fine is not None and fine.interrupted
+    if is_over or (is_learned and data.links is None):
         return settings, []
-    starts = find_starts(rows, data, settings, random_state)
-    if tree is not None and settings.shares == "auto":
+    starts = []
+    if not is_learned:
+        starts = find_starts(rows, data, settings, random_state)
+    if is_learned or (tree is not None and settings.shares == "auto"):
         joined = tree.cut(settings.n_clusters)[tree.labels]
         if data.kept is not None:
             joined = joined[data.kept]
+        if data.links is not None:
+            # A fine cluster may hold both of a cannot-link: it is a start, no more.
+            starts = [_refine(joined, data, settings), *starts]
+            return settings, _most_informative(starts, data)
         most = information(starts[0], data)  # the others say less
         sizes = tree.shares(settings.n_clusters)
         if (
@@ -301,7 +310,12 @@ def find_starts(
         refined = [_refine(labels, data, settings) for labels in starts]
         starts = _most_informative(refined, data)
     if _names_all(data.target):
-        starts.insert(0, _labels_of_labels(rows, data, settings))
+        first = _labels_of_labels(rows, data)
+        if data.graph is not None:
+            first = _refine(first, data, settings)
+            least = information(first, data)
+            starts = [one for one in starts if information(one, data) > least]
+        starts.insert(0, first)
     return starts
 
 
@@ -310,14 +324,13 @@ def _names_all(target: NDArray | None) -> bool:
     return target is not None and bool((np.nansum(target, axis=0) > 0).all())
 
 
-def _labels_of_labels(rows: NDArray, data: TrainingData, settings: Settings) -> NDArray:
+def _labels_of_labels(rows: NDArray, data: TrainingData) -> NDArray:
     """Return a class for every sample, by what the labels alone say.
 
     The class whose labels are near on the graph; without one, whose mean row is.
     """
     if data.spread is not None:
-        prior = check_prior(settings.prior, settings.n_clusters)
-        proba = balanced(data.spread, prior, data.weight)
+        proba = data.spread
     else:
         given = np.nan_to_num(data.target.astype(np.float64))
         if data.weight is not None:
@@ -340,7 +353,7 @@ def _refine(labels: NDArray, data: TrainingData, settings: Settings) -> NDArray:
     for _ in range(_N_REFINEMENTS):
         proba = np.eye(len(prior), dtype=data.graph.dtype)[labels]
         proba = with_targets(proba, data.target)
-        averaged = np.ascontiguousarray(smooth(data.graph, proba))
+        averaged = np.ascontiguousarray(smooth(data.graph, proba, data.links))
         before = labels
         labels = solve_batch(
             averaged,
@@ -411,7 +424,11 @@ def best_start(
             random_state=random_state,
         )
         state = begin(candidate.decision_function(data.X), random_state)
-        if len(starts) == 1:
+        is_refined = data.graph is not None and not data.is_labeled
+        is_bent = data.links is not None or data.target is not None
+        if is_refined and is_bent and labels is not None:
+            state = _fit_to(labels, candidate, data, objective, settings, state)
+        if len(starts) == 1 or state.interrupted:
             return candidate, state
         train(
             candidate,
@@ -441,6 +458,35 @@ def best_start(
     if best is None:
         raise ValueError(failure)
     return best, TrainingState(best_state.proba, random_state)
+
+
+def _fit_to(
+    labels: NDArray,
+    model: SoftmaxModel,
+    data: TrainingData,
+    objective: Objective,
+    settings: Settings,
+    state: TrainingState,
+) -> TrainingState:
+    """Train a model with the labels of its start, and return the state after it.
+
+    Links and labels draw boundaries that centroids do not have; what a model does not
+    predict as it begins, it forgets.
+    """
+    plan = settings.plan
+    target = np.eye(settings.n_clusters, dtype=state.proba.dtype)[labels]
+    train(
+        model,
+        replace(data, target=target),
+        objective,
+        epochs(plan.batch_size, min(_TRIAL_EPOCHS, plan.max_iter), plan.tol),
+        state,
+    )
+    if state.error:
+        raise ValueError(advice(state.error, state.n_iter + 1)) from state.error
+    fitted = begin(model.decision_function(data.X), state.random_state)
+    fitted.interrupted = state.interrupted
+    return fitted
 
 
 def _match_sizes(labels: NDArray, prior: NDArray, data: TrainingData) -> NDArray:

@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from scipy.special import gammaln
 from sklearn.base import clone
 
+from skcce._constraints import Links, balance
 from skcce._linear import LinearSoftmax, native
 
 __all__ = ["ClusterTree"]
@@ -144,6 +145,7 @@ def grow(
     walk: csr_array,
     distances: NDArray,
     weight: NDArray | None,
+    links: Links | None = None,
 ) -> ClusterTree:
     """Return the tree of the clusters of a model.
 
@@ -151,6 +153,7 @@ def grow(
     walk : one step from neighbor to neighbor, (n_samples, n_samples).
     distances : those to the nearest neighbors, (n_samples, n_neighbors).
     weight : weights of the samples, of mean 1, or None.
+    links : which samples must, or cannot, be in one cluster, or None.
     """
     used, labels = np.unique(labels, return_inverse=True)
     n_samples, n_neighbors = distances.shape
@@ -159,6 +162,7 @@ def grow(
     joins, weights, n_before = joining_order(
         together,
         lambda shares: crossing(n_samples * shares, dimension, n_neighbors),
+        0.0 if links is None else balance(links, labels) / n_samples,
     )
     order = undoing_order(joins, weights, n_before)[::-1]
     return ClusterTree(
@@ -246,7 +250,9 @@ def crossing(n_samples: NDArray, dimension: float, n_neighbors: int) -> NDArray:
 
 
 def joining_order(
-    together: NDArray, expected: Callable[[NDArray], NDArray]
+    together: NDArray,
+    expected: Callable[[NDArray], NDArray],
+    linked: NDArray | float = 0.0,
 ) -> tuple[NDArray, NDArray, int]:
     r"""Join clusters two by two, until there is only one.
 
@@ -263,6 +269,8 @@ def joining_order(
         Collisions J.
     expected : callable
         Maps shares :math:`p_k + p_l` of the samples to the expected similarity.
+    linked : ndarray of shape (n, n), default=0.0
+        What links add to the collisions beyond noise, or take from them.
 
     Returns
     -------
@@ -275,7 +283,7 @@ def joining_order(
     """
     n = len(together)
     shares, joint = together.sum(axis=1), together.copy()
-    beyond = together - noise(together) * np.outer(shares, shares)
+    beyond = together - noise(together) * np.outer(shares, shares) + linked
     is_there = np.ones(n, dtype=bool)
 
     def similarities(some):

@@ -12,9 +12,11 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skcce._callbacks import with_callbacks
+from skcce._data import TrainingData
 from skcce._estimator import SoftmaxEstimator
 from skcce._labels import read_labels
 from skcce._model import SoftmaxModel
+from skcce._pseudo_labels import check_prior
 from skcce._settings import auto_value
 from skcce._spectral import SpectralFeatures
 from skcce.methods.collision import EM_ITER, Collision, CollisionClusterer
@@ -63,8 +65,7 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
     label_weight : float, default=2.0
         Weight :math:`a` of the mean cross-entropy of the labeled samples, if some have
         no label.
-    transition : float, array-like of shape (n_classes, n_classes) or None, \
-default=None
+    transition : float, array-like (n_classes, n_classes) or None, default=None
         How the labels in `y` became noisy: ``transition[l, k]`` is the probability that
         a sample of class k is labeled l, in the order of ``classes_``. Columns sum to
         1. A number :math:`\eta` is the share of labels that were drawn anew, from all
@@ -75,13 +76,12 @@ default=None
     lam : float, pair of floats or "auto", default="auto"
         Weight :math:`\lambda` of the fairness term, as that of
         :class:`CollisionClusterer`.
-    prior : {"learn", "labels"}, None or array-like of shape (n_classes,), \
-default="learn"
-        Shares of the classes (:math:`u`). "learn" takes those of the labels where there
-        are many, and those of their spread where there are few: as if 10 more samples
-        of each class, on average, had been labeled by it. "labels" takes those of the
-        labels, for labels that were drawn at random. None means equal ones. An array
-        holds one share per class, in the order of ``classes_``.
+    prior : {"learn", "labels"}, array-like (n_classes,) or None, default="learn"
+        Shares of the classes (:math:`u`). "learn" takes those of the labels' spread,
+        and the more of those of the labels themselves, the more these differ from it by
+        more than chance. "labels" takes those of the labels, for many labels that were
+        drawn at random. None means equal ones. An array holds one share per class, in
+        the order of ``classes_``.
     divergence : {"reverse", "forward"}, default="reverse"
         As that of :class:`CollisionClusterer`.
     view_weight : float, default=2.0
@@ -123,8 +123,11 @@ default="learn"
         Shares of the classes that the fit asked for.
     n_clusters_ : int
         Number of classes, extra ones included.
-    model_, features_, outlier_scores_, temperature_, coef_, intercept_, loss_, \
-loss_curve_, share_curve_, n_iter_, converged_, n_features_in_, feature_names_in_
+    model_, features_, outlier_scores_, temperature_, coef_, intercept_
+        As those of :class:`CollisionClusterer`, with classes for clusters.
+    loss_, loss_curve_, share_curve_, n_iter_, converged_
+        As those of :class:`CollisionClusterer`, with classes for clusters.
+    n_features_in_, feature_names_in_
         As those of :class:`CollisionClusterer`, with classes for clusters.
 
     See Also
@@ -137,6 +140,10 @@ loss_curve_, share_curve_, n_iter_, converged_, n_features_in_, feature_names_in
     With every label given, one-hot, and an L2 penalty, the optimum is that of
     :class:`sklearn.linear_model.LogisticRegression`;
     ``model=LinearSoftmax(alpha=..., optimizer="lbfgs")`` reaches it.
+
+    ``score`` takes -1 for a class, which is never predicted. Cross-validation with few
+    labels therefore needs pairs of row numbers as ``cv``: some of the known labels to
+    score, all other samples to fit.
 
     References
     ----------
@@ -261,13 +268,9 @@ loss_curve_, share_curve_, n_iter_, converged_, n_features_in_, feature_names_in
             y, data.given.shape[0], self.transition, self.n_extra_clusters
         )
         data = data.with_labels(target)
-        n_classes = len(classes)
-        if n_classes > data.n_samples:
-            raise ValueError(
-                f"y has {n_classes} classes, extra ones included, and there are "
-                f"n_samples={data.n_samples}: at least one sample per class is needed."
-            )
         objective = self._new_objective(model)
+        n_named = len(classes) - self.n_extra_clusters
+        _check_classes(classes, n_named, data, objective.prior)
         if data.is_labeled:
             objective.label_weight = 1.0  # there is nothing to weigh labels against
         return self._fit(X, y, model, data, objective, {"classes_": classes})
@@ -321,3 +324,31 @@ loss_curve_, share_curve_, n_iter_, converged_, n_features_in_, feature_names_in
             loss=self.loss,
             label_weight=self.label_weight,
         )
+
+
+def _check_classes(
+    classes: NDArray, n_named: int, data: TrainingData, prior: ArrayLike | None
+) -> None:
+    """Raise ValueError if there are too few samples, or none of a class, or no share.
+
+    The first `n_named` classes have labels.
+    """
+    names = classes.tolist()
+    counts = np.nansum(data.target, axis=0)[:n_named]
+    if not counts.all():
+        raise ValueError(
+            f"y has no row of positive sample_weight for class "
+            f"{names[counts.argmin()]!r}."
+        )
+    if len(names) > data.n_samples:
+        raise ValueError(
+            f"y has {len(names)} classes, extra ones included, and there are "
+            f"n_samples={data.n_samples}: at least one sample per class is needed."
+        )
+    if prior is not None:
+        shares = check_prior(prior, len(names))[:n_named]
+        if not shares.all():
+            raise ValueError(
+                f"prior has 0 for class {names[shares.argmin()]!r}, of which y has "
+                "labels: its share must be positive."
+            )

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import skcce._base
+import skcce._estimator
 import skcce._starts
 from skcce import (
     CollisionClusterer,
@@ -362,7 +362,7 @@ def test_start_of_least_loss_is_trained_on(blobs, monkeypatch):
     def next_loss(model, data, objective, state, progress):
         return model.decision_function(data.X), next(losses)
 
-    for module in (skcce._base, skcce._starts):
+    for module in (skcce._estimator, skcce._starts):
         monkeypatch.setattr(module, "train", spy)
         monkeypatch.setattr(module, "evaluate", next_loss)
     clusterer = fit(X, n_neighbors=0, n_init=3)

@@ -938,3 +938,28 @@ def test_on_gpu_without_a_gpu(image_folder, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.endswith("Nothing.\n\n"), printed
     assert code == 0
+
+
+@pytest.mark.usefixtures("examples")
+def test_constraints_prints_a_row_for_each_number(tmp_path, monkeypatch, capsys):
+    import constraints
+
+    picture = tmp_path / "constraints.png"
+    options = ["--pairs", 0, 20, "--seeds", 1, "--rows", 200, "--picture", picture]
+    names = ["KMeans", "CollisionClusterer"]
+    run(constraints, monkeypatch, *options, "--methods", *names)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [[n, p] for n in names for p in ("0", "20")]
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("examples")
+def test_drawn_pairs_are_of_one_class_and_of_two(rng):
+    from constraints import draw_pairs
+
+    y = np.repeat([0, 1, 2], 10)
+    one, two = draw_pairs(y, 12, rng)
+    assert one.shape == two.shape == (12, 2)
+    assert (y[one[:, 0]] == y[one[:, 1]]).all()
+    assert (one[:, 0] != one[:, 1]).all()
+    assert (y[two[:, 0]] != y[two[:, 1]]).all()

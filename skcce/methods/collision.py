@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -11,6 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skcce._base import SoftmaxClusterer
+from skcce._constraints import (
+    agree,
+    find_links,
+    find_partners,
+    link_loss_and_gradient,
+)
+from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
 from skcce._neighbors import smooth
 from skcce._objective import Batch, Epoch, Objective, view_weights, with_targets
@@ -33,7 +41,8 @@ class Collision(Objective):
     r"""Collision cross-entropy of predictions and pseudo-labels.
 
     With pseudo-labels :math:`y_i` that minimize eq. (11) for the predictions of the
-    batch, or for those predictions averaged over neighbors, the value is
+    batch, or for those predictions averaged over neighbors, or what agrees with links,
+    the value is
 
     .. math::
 
@@ -41,8 +50,11 @@ class Collision(Objective):
         + \frac{a}{V} \sum_{v=1}^{V} H_2(y_i, \tilde\sigma_{iv}) \Bigr]
         + \lambda\, \mathrm{KL}(u \,\|\, \bar y)
 
-    where :math:`\tilde\sigma_{iv}` are the predictions for the views of a sample. The
-    gradient is that for fixed labels.
+    where :math:`\tilde\sigma_{iv}` are the predictions for the views of a sample. A
+    sample that is linked to others has, for each prediction, more terms: the collision
+    cross-entropy with the mean latest prediction :math:`\bar\sigma` of those that it
+    must be with, and with :math:`1 - \bar\sigma` of those that it cannot be with. The
+    gradient is that for fixed labels and partners.
 
     Parameters
     ----------
@@ -105,16 +117,27 @@ class Collision(Objective):
         first, last = _first_and_last(self.lam)
         self._lam = first * (last / first) ** epoch.progress
         super().begin_epoch(epoch)
-        self._averaged = None
+        self._averaged = self._partners = None
         if epoch.graph is not None:
             proba = with_targets(epoch.proba, epoch.target)
-            self._averaged = smooth(epoch.graph, proba)
+            self._averaged = smooth(epoch.graph, proba, epoch.links)
+        if epoch.links is not None:
+            self._link_weight = epoch.links.weight
+            self._partners = find_partners(epoch.links, epoch.proba)
+            if epoch.graph is None:
+                rows = epoch.links.rows
+                self._averaged = np.full_like(epoch.proba, np.nan)
+                self._averaged[rows] = agree(epoch.links, epoch.proba)[rows]
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
         """Solve for the labels, and return the value and its gradient."""
         log_total, proba = log_normalize(logits)
         labels, is_given = self._solve(proba[0], batch), batch.is_given
         loss, gradient = collision_loss_and_gradient(logits, labels, (log_total, proba))
+        if self._partners is not None:
+            links = link_loss_and_gradient(logits, self._partners, batch.rows)
+            loss += self._link_weight * links[0]
+            gradient += self._link_weight * links[1]
         weights = view_weights(logits, batch, self.view_weight)
         value = 0.0
         if not is_given.all():
@@ -139,7 +162,9 @@ class Collision(Objective):
         if batch.is_given.all():
             return batch.target.astype(proba.dtype, copy=False)
         if self._averaged is not None:
-            proba = self._averaged[batch.rows].astype(proba.dtype, copy=False)
+            averaged = self._averaged[batch.rows].astype(proba.dtype, copy=False)
+            # Without neighbors, there are averages of linked samples only.
+            proba = np.where(np.isnan(averaged), proba, averaged)
         return solve_batch(
             proba,
             self._lam,
@@ -201,7 +226,8 @@ class CollisionClusterer(SoftmaxClusterer):
         the median sample lives in a cluster of more than 1.3 equal shares. Otherwise,
         and where there is no tree, it is None. An array is scaled to sum to 1; cluster
         k is then the one of share ``prior[k]``: the largest cluster that k-means finds
-        gets the largest share.
+        gets the largest share. With `must_link` or `cannot_link`, the fit only starts
+        from the clusters of the tree.
     divergence : {"reverse", "forward"}, default="reverse"
         ``"reverse"`` is the loss above, eq. (11); ``"forward"`` puts
         :math:`\mathrm{KL}(\bar y \,\|\, u)` in its place, eq. (10). They make the same
@@ -211,6 +237,18 @@ class CollisionClusterer(SoftmaxClusterer):
         relative to the loss of the sample itself. The paper's Table 4, which starts
         from pretrained weights, has 0.5 for STL-10, 0.2 for CIFAR-10 and 0.4 for
         CIFAR-100-20.
+    must_link, cannot_link : array-like of shape (n_pairs, 2) or None, default=None
+        Pairs of numbers of rows of `X`: the two must be in one cluster, or must not.
+        What follows from several pairs counts, too: must-links are passed on, and what
+        is joined to one of a cannot-link cannot be with the other one. Neither the
+        order of the pairs nor that in a pair matters; a pair given twice counts once. A
+        pair adds :math:`-\ln \sigma_i \cdot \sigma_j` or :math:`-\ln (1 - \sigma_i
+        \cdot \sigma_j)` to the loss of each of its rows, and pseudo-labels take
+        account of it, and those of the neighbors with them. Not all pairs hold in the
+        end if the model has no such boundary; compare `labels_`. The joins in ``tree_``
+        take account of the pairs, ``cut`` of no more than that.
+    link_weight : float, default=2.0
+        Weight of the loss of a pair, relative to the loss of a sample.
     n_neighbors : int or "auto", default="auto"
         Number of nearest neighbors. The pseudo-labels of a sample come from predictions
         averaged along four steps of a random walk from neighbor to neighbor. 0 turns
@@ -378,6 +416,9 @@ class CollisionClusterer(SoftmaxClusterer):
         "prior": [StrOptions({"auto", "learn"}), "array-like", None],
         "divergence": Collision._parameter_constraints["divergence"],
         "view_weight": Collision._parameter_constraints["view_weight"],
+        "must_link": ["array-like", None],
+        "cannot_link": ["array-like", None],
+        "link_weight": [Interval(Real, 0, None, closed="neither")],
     }
 
     def __init__(
@@ -390,6 +431,9 @@ class CollisionClusterer(SoftmaxClusterer):
         prior: ArrayLike | Literal["auto", "learn"] | None = "auto",
         divergence: Literal["reverse", "forward"] = "reverse",
         view_weight: float = 2.0,
+        must_link: ArrayLike | None = None,
+        cannot_link: ArrayLike | None = None,
+        link_weight: float = 2.0,
         n_neighbors: int | Literal["auto"] = "auto",
         init: str | ArrayLike = "auto",
         n_init: int | Literal["auto"] = "auto",
@@ -408,6 +452,9 @@ class CollisionClusterer(SoftmaxClusterer):
         self.prior = prior
         self.divergence = divergence
         self.view_weight = view_weight
+        self.must_link = must_link
+        self.cannot_link = cannot_link
+        self.link_weight = link_weight
         self.n_neighbors = n_neighbors
         self.init = init
         self.n_init = n_init
@@ -418,6 +465,19 @@ class CollisionClusterer(SoftmaxClusterer):
         self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose
+
+    def _open(
+        self, X: ArrayLike, sample_weight: ArrayLike | None
+    ) -> tuple[SoftmaxModel, TrainingData]:
+        model, data = super()._open(X, sample_weight)
+        links = find_links(
+            self.must_link,
+            self.cannot_link,
+            self.link_weight,
+            data.given.shape[0],
+            data.kept,
+        )
+        return model, replace(data, links=links)
 
     def _new_objective(self, model: SoftmaxModel) -> Collision:
         return Collision(

@@ -196,13 +196,18 @@ def random_walk(
     return walk, attraction, attraction * total
 
 
-def smooth(graph: csr_array, values: NDArray, links: Links | None = None) -> NDArray:
+def smooth(
+    graph: csr_array,
+    values: NDArray,
+    links: Links | None = None,
+    n_steps: int = N_STEPS,
+) -> NDArray:
     """Average `values` (n_samples, any) along the steps of the walk.
 
     Where there are links, the values are predictions. Linked ones agree before each
     step, so that their neighbors hear of it.
     """
-    for _ in range(N_STEPS):
+    for _ in range(n_steps):
         values = graph @ (values if links is None else agree(links, values))
     return values if links is None else agree(links, values)
 

@@ -23,6 +23,10 @@ from skcce.methods.collision import EM_ITER, Collision, CollisionClusterer
 
 __all__ = ["CollisionClassifier"]
 
+# The start has found what lies farther along the walk; labels tell the rest better than
+# neighbors do.
+_N_STEPS = 1
+
 
 class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
     r"""Classification by a softmax model, with a few labels, soft or noisy ones.
@@ -323,6 +327,7 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
             em_iter=EM_ITER[model.learns_features],
             loss=self.loss,
             label_weight=self.label_weight,
+            n_steps=_N_STEPS,
         )
 
 

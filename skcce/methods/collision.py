@@ -20,7 +20,7 @@ from skcce._constraints import (
 )
 from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
-from skcce._neighbors import smooth
+from skcce._neighbors import N_STEPS, smooth
 from skcce._objective import Batch, Epoch, Objective, view_weights, with_targets
 from skcce._pseudo_labels import MAX_LAM, fairness, solve_batch
 from skcce._settings import auto_value
@@ -76,6 +76,8 @@ class Collision(Objective):
         of their terms in the first sum.
     label_weight : float, default=2.0
         Weight :math:`a_\ell` of the given labels.
+    n_steps : int, default=4
+        Steps of the walk to neighbors along which predictions are averaged.
     """
 
     uses_neighbors = True
@@ -86,6 +88,7 @@ class Collision(Objective):
         "em_iter": [Interval(Integral, 1, None, closed="left")],
         "loss": [StrOptions({"collision", "shannon"})],
         "label_weight": [Interval(Real, 0, None, closed="left")],
+        "n_steps": [Interval(Integral, 1, None, closed="left")],
     }
 
     def __init__(
@@ -98,6 +101,7 @@ class Collision(Objective):
         em_iter: int = 10,
         loss: Literal["collision", "shannon"] = "collision",
         label_weight: float = 2.0,
+        n_steps: int = N_STEPS,
     ):
         self.lam = lam
         self.prior = prior
@@ -106,6 +110,7 @@ class Collision(Objective):
         self.em_iter = em_iter
         self.loss = loss
         self.label_weight = label_weight
+        self.n_steps = n_steps
 
     def check(self, n_clusters: int) -> None:
         """Raise ValueError if a parameter is wrong."""
@@ -120,7 +125,7 @@ class Collision(Objective):
         self._averaged = self._partners = None
         if epoch.graph is not None:
             proba = with_targets(epoch.proba, epoch.target)
-            self._averaged = smooth(epoch.graph, proba, epoch.links)
+            self._averaged = smooth(epoch.graph, proba, epoch.links, self.n_steps)
         if epoch.links is not None:
             self._link_weight = epoch.links.weight
             self._partners = find_partners(epoch.links, epoch.proba)

@@ -310,7 +310,7 @@ def find_starts(
         refined = [_refine(labels, data, settings) for labels in starts]
         starts = _most_informative(refined, data)
     if _names_all(data.target):
-        first = _labels_of_labels(rows, data)
+        first = _guess_from_labels(rows, data)
         if data.graph is not None:
             first = _refine(first, data, settings)
             least = information(first, data)
@@ -324,7 +324,7 @@ def _names_all(target: NDArray | None) -> bool:
     return target is not None and bool((np.nansum(target, axis=0) > 0).all())
 
 
-def _labels_of_labels(rows: NDArray, data: TrainingData) -> NDArray:
+def _guess_from_labels(rows: NDArray, data: TrainingData) -> NDArray:
     """Return a class for every sample, by what the labels alone say.
 
     The class whose labels are near on the graph; without one, whose mean row is.
@@ -425,9 +425,9 @@ def best_start(
             random_state=random_state,
         )
         state = begin(candidate.decision_function(data.X), random_state)
-        is_refined = data.graph is not None and not data.is_labeled
-        is_bent = data.links is not None or data.target is not None
-        if is_refined and is_bent and labels is not None:
+        has_some = data.target is not None and not data.is_labeled
+        is_guided = data.graph is not None and (has_some or data.links is not None)
+        if is_guided and labels is not None:
             state = _fit_to(labels, candidate, data, objective, settings, state)
         if len(starts) == 1 or state.interrupted:
             return candidate, state

@@ -257,6 +257,9 @@ feature_names_in_
         another way, are new. And an old cluster of few rows leaves gaps: where these
         may explain what is missing, nothing opens.
 
+        All parameters but `n_clusters` stay those of the old fit. An array `prior` or
+        `init`, and pairs of rows, are of no use where a clone is fitted to other rows.
+
         Examples
         --------
         >>> import numpy as np

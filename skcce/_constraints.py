@@ -9,14 +9,15 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from skcce.losses import collision_loss_and_gradient
 
-# However sure those are that a group cannot be with: they leave it this part.
+# However sure a group is of its cluster, those that cannot be with it keep at least
+# this part of their probability there: predictions may be wrong.
 _LEAST = 1e-3
 
 
 class Links(NamedTuple):
     """What pairs of samples say, and what follows from them.
 
-    A group are all samples that must-links join, or one that has cannot-links only.
+    A group is all samples that must-links join, or one that has cannot-links only.
 
     rows : numbers of the linked samples in the training data, (n_linked,).
     group : group of each of them, (n_linked,).
@@ -56,7 +57,7 @@ def find_links(
     kept : numbers of the samples of positive weight, or None if all are. What follows
         from the others holds for these.
 
-    Raises ValueError if the pairs are none, or contradict each other.
+    Raises ValueError if these are no pairs of samples, or contradict each other.
     """
     must = _check_pairs(must_link, "must_link", n_samples)
     cannot = _check_pairs(cannot_link, "cannot_link", n_samples)
@@ -93,7 +94,8 @@ def find_links(
 def agree(links: Links, proba: NDArray) -> NDArray:
     """Return predictions (n_samples, n_clusters) that take account of the links.
 
-    All of a group become its mean, and avoid where those are that it cannot be with.
+    Each sample gets the mean of its group, less of it where other groups are that it
+    cannot be with.
     """
     group = links.mean(proba)
     away = np.log(np.maximum(1 - group, _LEAST))
@@ -182,13 +184,13 @@ def link_loss_and_gradient(
 
 def _check_pairs(pairs: ArrayLike | None, name: str, n_samples: int) -> NDArray:
     """Return pairs of row numbers, (n_pairs, 2)."""
-    if pairs is None or len(pairs) == 0:
-        return np.empty((0, 2), dtype=np.intp)
     wanted = "pairs of row numbers, integers of shape (n_pairs, 2)"
     try:
-        pairs = np.asarray(pairs)
+        pairs = np.asarray([] if pairs is None else pairs)
     except ValueError as error:
         raise ValueError(f"{name} must hold {wanted}: {error}") from error
+    if pairs.size == 0:
+        return np.empty((0, 2), dtype=np.intp)
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise ValueError(f"{name} must hold {wanted}, got shape {pairs.shape}.")
     if pairs.dtype.kind not in "iuf":

@@ -115,6 +115,7 @@ def test_contradiction_is_named(must, cannot, chain):
         ([(0, 1), (-1, 0)], r"has the pair \(-1, 0\)"),
         ([(0, 1), (3, 3)], r"has the pair \(3, 3\), of a row with itself"),
         ([0, 1], r"shape \(n_pairs, 2\), got shape \(2,\)"),
+        (np.array(3), r"shape \(n_pairs, 2\), got shape \(\)"),
         ([(0, 1, 2)], r"shape \(n_pairs, 2\), got shape \(1, 3\)"),
         ([(0, 1), (2,)], r"must hold pairs of row numbers"),
         ([(0, 0.5)], r"integers .* got the pair \(0.0, 0.5\)"),

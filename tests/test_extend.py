@@ -62,8 +62,8 @@ def test_attributes_are_those_of_the_new_rows(new, extended):
     assert_array_equal(extended.predict(X), extended.labels_)
     assert_allclose(extended.predict_proba(X).max(axis=1), extended.probabilities_)
     assert_allclose(-extended.score_samples(X), extended.outlier_scores_)
-    assert extended.prior_.shape == (6,)
-    assert_allclose(extended.prior_.sum(), 1)
+    labels = np.append(extended.predict(old_rows()), extended.labels_)
+    assert_allclose(extended.prior_, np.bincount(labels) / len(labels))
     assert extended.transform(X).shape == (len(X), 6)
     assert len(extended.get_feature_names_out()) == 6
     with pytest.raises(AttributeError, match="no tree"):
@@ -127,6 +127,11 @@ def test_a_few_rows_are_no_cluster(old, n_new):
     extended = old.extend(X)
     assert extended.n_clusters_ == N_OLD
     assert extended.labels_.shape == (n_new,)
+
+
+def test_a_few_rows_beside_many_are_no_cluster(old):
+    far = np.random.default_rng(0).normal(30, 1, size=(11, 8))
+    assert old.extend(np.vstack([old_rows(200, seed=1), far])).n_clusters_ == N_OLD
 
 
 def test_extended_again(extended):

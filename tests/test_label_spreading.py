@@ -140,6 +140,18 @@ def test_shares_of_many_labels_are_theirs_and_of_few_those_of_the_spread():
     assert 0 < distances[-1] < 1e-3
 
 
+@pytest.mark.parametrize(("weight", "expected"), [(None, 0.45), ([1.5, 0.5], 0.625)])
+def test_the_spread_counts_between_its_probabilities_and_likeliest_classes(
+    weight, expected
+):
+    spread = np.repeat([[0.6, 0.4], [0.2, 0.8]], 10, axis=0)
+    target = np.full((20, 2), np.nan)
+    target[:2] = np.eye(2)  # too few to say that shares are equal
+    weight = None if weight is None else np.repeat(weight, 10)
+    shares = class_shares(target, weight, spread)
+    assert_allclose(shares, [expected, 1 - expected])
+
+
 @pytest.mark.parametrize("with_spread", [False, True])
 def test_classes_without_labels_have_average_shares(rng, with_spread):
     target = some_labels(rng)

@@ -16,6 +16,7 @@ of Table 3, is the arXiv version's; resnet18, from pretext weights and with thos
 Table 4, the NeurIPS version's. What is a method's own is in methods.py.
 """
 
+import math
 import time
 
 import numpy as np
@@ -157,7 +158,10 @@ def run(args, data, cell, checkpoint):
     if method in ("Our", "Only seeds"):
         if method == "Only seeds":
             # As many steps as the others take.
-            shared["max_iter"] = round(args.epochs * len(X) / is_known.sum())
+            steps, own_steps = (
+                math.ceil(n / batch_size) for n in (len(X), is_known.sum())
+            )
+            shared["max_iter"] = round(args.epochs * steps / own_steps)
             X, some = X[is_known], some[is_known]
         estimator = CollisionClassifier(
             lam=args.lam, prior=None, view_weight=view_weight, **shared

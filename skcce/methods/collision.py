@@ -244,6 +244,7 @@ class CollisionClusterer(SoftmaxClusterer):
         CIFAR-100-20.
     must_link, cannot_link : array-like of shape (n_pairs, 2) or None, default=None
         Pairs of numbers of rows of `X`: the two must be in one cluster, or must not.
+        They are other rows where a search or a scorer fits to a part of `X`.
         What follows from several pairs counts, too: must-links are passed on, and what
         is joined to one of a cannot-link cannot be with the other one. Neither the
         order of the pairs nor that in a pair matters; a pair given twice counts once. A

@@ -39,7 +39,7 @@ def likelihood(fitted, X, noisy):
     return -log_loss(noisy, (1 - part) * fitted.predict_proba(X) + part / 10)
 
 
-figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+figure, ax = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
 grid = {"transition": np.arange(1, 10) / 10}
 for part in (0.2, 0.5, 0.8):
     noisy = np.where(rng.random(len(y)) < part, rng.integers(10, size=len(y)), y)
@@ -47,11 +47,11 @@ for part in (0.2, 0.5, 0.8):
     found = search.best_params_["transition"]
     print(f"true part {part}, found {found}")
     scores = search.cv_results_["mean_test_score"]
-    (line,) = axes[0].plot(grid["transition"], scores, label=f"true part {part}")
-    axes[0].axvline(part, color=line.get_color(), ls=":")
-    axes[0].plot(found, search.best_score_, "o", color=line.get_color())
-axes[0].set(xlabel="transition", ylabel="log-likelihood of labels left out")
-axes[0].legend()
+    (line,) = ax.plot(grid["transition"], scores, label=f"true part {part}")
+    ax.axvline(part, color=line.get_color(), ls=":")
+    ax.plot(found, search.best_score_, "o", color=line.get_color())
+ax.set(xlabel="transition", ylabel="log-likelihood of labels left out")
+legend = ax.legend()
 
 # %%
 # Now the matrix. Of each digit, three tenths are called by the name of the next one,
@@ -73,7 +73,8 @@ for name, known in {"none": None, "found": matrix, "true": truth}.items():
     print(f"matrix {name}: accuracy {classifier.score(X_test, y_test):.3f}")
 print(f"mean error of an entry: {np.abs(matrix - truth).mean():.3f}")
 
-for ax, values, title in zip(axes[1:], (truth, matrix), ("true", "found"), strict=True):
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
+for ax, values, title in zip(axes, (truth, matrix), ("true", "found"), strict=True):
     image = ax.imshow(values, vmin=0, vmax=0.7, cmap="Blues")
     ax.set(title=f"{title} matrix", xlabel="true class", ylabel="label")
-figure.colorbar(image, ax=axes[1:])
+bar = figure.colorbar(image, ax=axes)

@@ -255,7 +255,8 @@ feature_names_in_
         Whatever weights the old rows had, all rows count equally here. Nothing tells
         new clusters from old ones that moved: rows of another source, or measured in
         another way, are new. And an old cluster of few rows leaves gaps: where these
-        may explain what is missing, nothing opens.
+        may explain what is missing, nothing opens. Many copies of one row have no
+        neighbors but each other, and may open a cluster: leave all but one of them out.
 
         All parameters but `n_clusters` stay those of the old fit. An array `prior` or
         `init`, and pairs of rows, are of no use where a clone is fitted to other rows.

@@ -33,7 +33,7 @@ class LinearSoftmax(SoftmaxModel):
 
     .. math:: \frac1B \sum_{i} \ell_i + \frac{\alpha}{2} \|v\|^2 ,
 
-    or, by L-BFGS, all of it in every epoch.
+    or, with L-BFGS, goes to a minimum over all samples in every epoch.
 
     The optimizer works on rows that are centered and divided by one number, the root of
     their mean square norm; `learning_rate` and `alpha` refer to these. A fit therefore

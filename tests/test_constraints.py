@@ -216,6 +216,15 @@ def test_objective_adds_the_link_loss(links, proba, rng, graph):
     )
 
 
+def test_without_neighbors_pseudo_labels_of_linked_samples_agree(links, proba):
+    objective = Collision()
+    objective.begin_epoch(Epoch(proba, links=links))
+    labels = objective._solve(proba, Batch(np.arange(8)))
+    assert_allclose(labels[0], labels[1])
+    assert_allclose(labels[2], labels[4])
+    assert np.abs(labels[5] - labels[7]).max() > 0.1
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_certain_predictions_are_no_problem(links, dtype):
     proba = np.eye(3, dtype=dtype)[[0, 1, 2, 2, 0, 1, 0, 1]]

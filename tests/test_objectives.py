@@ -651,3 +651,12 @@ def test_a_cluster_of_no_prior_costs_the_same_in_every_dtype(dtype, rng):
     value, gradient = objective(logits.astype(dtype), Batch(np.arange(7)))
     assert_allclose(value, expected, rtol=1e-6)
     assert_allclose(gradient, by_double, atol=1e-5)
+
+
+def test_where_all_labels_are_given_there_are_no_shares_to_ask_for(rng):
+    logits, target = rng.normal(size=(1, 6, 3)), np.eye(3)[[0, 0, 0, 0, 1, 2]]
+    objective = Collision(lam=9.0)
+    objective.begin_epoch(Epoch(softmax(logits[0], axis=1), target=target))
+    value, _ = objective(logits, Batch(np.arange(6), target=target))
+    loss = collision_cross_entropy(softmax(logits[0], axis=1), target)
+    assert_allclose(value, 2.0 * np.mean(loss))  # label_weight

@@ -61,13 +61,10 @@ def spread_labels(
 def class_shares(
     target: NDArray, weight: NDArray | None = None, spread: NDArray | None = None
 ) -> NDArray:
-    """Return the shares of the classes: those of the labels, and of their spread.
+    """Return the shares of the classes, by the labels' spread or by the labels alone.
 
     The spread does not ask whether labels were drawn at random, or as many of each
-    class. Where the labels' own shares differ from it by no more than a draw of so few
-    varies, it is believed; the more they differ, the more they are: James and Stein's
-    estimate, shrunk towards the spread. A class that no label names gets the share of
-    an average one.
+    class. A class that no label names gets the share of an average one.
 
     Parameters
     ----------
@@ -87,18 +84,14 @@ def class_shares(
     if weight is not None:
         mass *= weight[:, np.newaxis]
     counts = mass.sum(axis=0)
-    is_named, shares = counts > 0, counts / counts.sum()
+    is_named = counts > 0
     if spread is not None:
         # As many walks begin in each class, so that soft labels lean to equal shares;
         # the likeliest classes lean to large ones. The truth is in between.
         soft = np.average(spread, axis=0, weights=weight)
         hard = np.bincount(spread.argmax(axis=1), weight, minlength=len(counts))
-        of_spread = (soft + hard / hard.sum()) / 2 * is_named
-        of_spread /= of_spread.sum()
-        variance = (1 - shares @ shares) / counts.sum()
-        difference = ((shares - of_spread) ** 2).sum()
-        belief = max(0.0, 1 - variance / difference) if difference > 0 else 0.0
-        shares = belief * shares + (1 - belief) * of_spread
+        counts = (soft + hard / hard.sum()) * is_named
+    shares = counts / counts.sum()
     return np.where(is_named, shares * is_named.mean(), 1 / len(counts))
 
 

@@ -29,6 +29,7 @@ _DUST = 0.2
 _COPY = 1e-6
 # Similarities are cut off below this, so that heights are finite.
 _LEAST = 1e-3
+_SMALLEST = 1e-150  # whose square is not 0
 # Heights that would be equal differ by this.
 _STEP = 1e-9
 
@@ -311,7 +312,7 @@ def joining_order(
 
     def similarities(some):
         """Return those of some clusters to all; -inf to itself and to what is gone."""
-        own = np.maximum(beyond.diagonal(), np.finfo(float).tiny)
+        own = np.maximum(beyond.diagonal(), _SMALLEST)
         rows = beyond[some] / np.sqrt(np.outer(own[some], own))
         rows /= expected(shares[some][:, np.newaxis] + shares)
         rows[np.arange(len(some)), some] = -np.inf

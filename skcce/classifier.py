@@ -15,6 +15,7 @@ from skcce._callbacks import with_callbacks
 from skcce._data import TrainingData
 from skcce._estimator import SoftmaxEstimator
 from skcce._labels import read_labels
+from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._pseudo_labels import check_prior
 from skcce._settings import auto_value
@@ -57,7 +58,9 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         Number of classes that no label names, to be found beside the others.
     model : SoftmaxModel or None, default=None
         The model that is trained, as that of :class:`CollisionClusterer`. None means
-        ``LinearSoftmax()``.
+        ``LinearSoftmax()``, with ``optimizer="lbfgs"`` if all samples have hard labels:
+        then there is one optimum, and it is reached. Pass a model to set or search its
+        own parameters (``model__alpha``, ...).
     features : "auto", "spectral", SpectralFeatures or None, default="auto"
         What the model is trained on, as that of :class:`CollisionClusterer`. "auto"
         takes the rows as they are if all of them have labels.
@@ -82,10 +85,9 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         :class:`CollisionClusterer`.
     prior : {"learn", "labels"}, array-like (n_classes,) or None, default="learn"
         Shares of the classes (:math:`u`). "learn" takes those of the labels' spread,
-        and the more of those of the labels themselves, the more these differ from it by
-        more than chance. "labels" takes those of the labels, for many labels that were
-        drawn at random. None means equal ones. An array holds one share per class, in
-        the order of ``classes_``.
+        however the labels were chosen. "labels" takes those of the labels, for many
+        labels that were drawn at random. None means equal ones. An array holds one
+        share per class, in the order of ``classes_``.
     divergence : {"reverse", "forward"}, default="reverse"
         As that of :class:`CollisionClusterer`.
     view_weight : float, default=2.0
@@ -277,6 +279,8 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         _check_classes(classes, n_named, data, objective.prior)
         if data.is_labeled:
             objective.label_weight = 1.0  # there is nothing to weigh labels against
+            if self.model is None and (data.target.max(axis=1) == 1).all():
+                model = LinearSoftmax(optimizer="lbfgs")
         return self._fit(X, y, model, data, objective, {"classes_": classes})
 
     def predict(self, X: ArrayLike) -> NDArray:

@@ -18,7 +18,7 @@ def spread_labels(
     target: NDArray,
     weight: NDArray | None = None,
 ) -> NDArray:
-    r"""Return how often walks from the labels of each class come by each sample.
+    r"""Return how often walks from the labels of each class visit each sample.
 
     Every label begins as many walks, relative to the others of its class, however many
     connections its sample has: these are columns of personalized PageRank, over the
@@ -42,7 +42,7 @@ def spread_labels(
     -------
     ndarray of shape (n_samples, n_classes)
         Probabilities of the classes in the dtype of the walk, rows sum to 1: equal ones
-        where no walk comes by.
+        where no walk ends up.
     """
     begin = np.nan_to_num(target.astype(np.float64))
     if weight is not None:

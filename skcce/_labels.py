@@ -69,8 +69,8 @@ def read_labels(
         target[known] = _meaning(transition, classes)[numbers[known]]
     if len(classes) + n_extra < 2:
         raise ValueError(
-            f"y has one class, {classes.tolist()[0]!r}; a classifier needs at least 2. "
-            "Use more labels, or n_extra_clusters."
+            f"y has one class, {classes.tolist()[0]!r}; a classifier needs at least 2, "
+            "and -1 means no label. Use more labels, or n_extra_clusters."
         )
     unnamed = np.where(np.isnan(target[:, :1]), np.nan, np.zeros(n_extra))
     return _with_extra(classes, n_extra), np.hstack([target, unnamed])
@@ -104,8 +104,9 @@ def _hard_labels(y: NDArray) -> tuple[NDArray, NDArray]:
     known = _without_objects(y[~missing])
     if known.dtype.kind == "f" and (known % 1).any():
         raise ValueError(
-            f"Unknown label type: continuous. y has {known[known % 1 > 0][0]:.6g}, no "
-            "name of a class; soft labels are a matrix, one column per class."
+            "Unknown label type: continuous. y has "
+            f"{known[known % 1 > 0][0]:.6g}, which is not a class; soft labels are a "
+            "matrix, one column per class."
         )
     classes, numbers = np.unique(known, return_inverse=True)
     all_numbers = np.full(len(y), -1)

@@ -48,9 +48,9 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
     last term is left, with weight 1.
 
     The first predictions come from the labels' spread: random walks along the graph of
-    nearest neighbors begin at the labels of each class as often, and a sample is of the
-    class whose walks come by most often [2]_. Clusters of k-means, each matched to
-    another class, compete with them, and the least loss wins.
+    nearest neighbors begin at the labels of each class equally often, and a sample is
+    of the class whose walks visit it most often [2]_. Clusters of k-means, each matched
+    to another class, compete with them, and the least loss wins.
 
     Parameters
     ----------
@@ -147,9 +147,10 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
     :class:`sklearn.linear_model.LogisticRegression`;
     ``model=LinearSoftmax(alpha=..., optimizer="lbfgs")`` reaches it.
 
-    ``score`` takes -1 for a class, which is never predicted. Cross-validation with few
+    ``score`` treats -1 as a class, which is never predicted. Cross-validation with few
     labels therefore needs pairs of row numbers as ``cv``: some of the known labels to
-    score, all other samples to fit.
+    score, all other samples to fit. ``predict`` and ``transduction_`` need not agree
+    with every given label.
 
     References
     ----------
@@ -254,7 +255,7 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         Raises
         ------
         ValueError
-            If `y` has no label, only one class, soft labels that are no distributions
+            If `y` has no label, only one class, soft labels that are not distributions
             or a class without a row; if `transition` does not fit; or for the reasons
             of :meth:`CollisionClusterer.fit`.
         TypeError

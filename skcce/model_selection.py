@@ -260,8 +260,8 @@ def rows_to_label(
     Raises
     ------
     ValueError
-        If there are less than `n_rows` rows without a label, `y` does not fit `X`, or a
-        parameter is out of its range.
+        If there are fewer than `n_rows` rows without a label, `y` does not fit `X`, or
+        a parameter is out of its range.
     TypeError
         If `estimator` has no ``predict_proba``.
     NotFittedError

@@ -375,7 +375,7 @@ feature_names_in_
             raise AttributeError(
                 "The fit had no tree of clusters: it needs prior='auto' or 'learn', or "
                 "n_clusters='auto', and neighbors, with at least 24 samples per "
-                "cluster."
+                "cluster. After extend there is none."
             )
         return self._tree
 

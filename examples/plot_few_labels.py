@@ -26,21 +26,15 @@ X, y = make_moons(400, noise=0.08, random_state=0)
 labels = np.full(len(y), -1)
 labels[[np.flatnonzero(y == 0)[3], np.flatnonzero(y == 1)[1]]] = [0, 1]
 known = labels >= 0
+OURS = "CollisionClassifier"
 classifiers = {
-    "CollisionClassifier": CollisionClassifier(random_state=0).fit(X, labels),
+    OURS: CollisionClassifier(random_state=0).fit(X, labels),
     "LogisticRegression": LogisticRegression().fit(X[known], labels[known]),
 }
 figure, panels = plt.subplots(1, 2, figsize=(7.4, 3), layout="constrained")
 for ax, (name, classifier) in zip(panels, classifiers.items(), strict=True):
-    DecisionBoundaryDisplay.from_estimator(
-        classifier,
-        X,
-        response_method="predict_proba",
-        class_of_interest=1,
-        cmap="RdBu",
-        alpha=0.5,
-        ax=ax,
-    )
+    look = {"response_method": "predict_proba", "class_of_interest": 1, "alpha": 0.5}
+    DecisionBoundaryDisplay.from_estimator(classifier, X, cmap="RdBu", ax=ax, **look)
     ax.scatter(*X.T, s=4, color="gray")
     ax.scatter(*X[known].T, s=90, c=labels[known], cmap="RdBu", edgecolor="black")
     ax.set_title(f"{name}: {100 * np.mean(classifier.predict(X) == y):.0f} % right")
@@ -51,6 +45,7 @@ for ax, (name, classifier) in zip(panels, classifiers.items(), strict=True):
 
 X, y = load_digits(return_X_y=True)
 numbers = [10, 20, 50, 100]
+logistic = LogisticRegression(max_iter=1000)
 scores = {}
 for seed in range(2):
     rng = np.random.default_rng(seed)
@@ -60,15 +55,11 @@ for seed in range(2):
         known = np.zeros(len(y), dtype=bool)
         known[first] = known[others[: n - 10]] = True
         some = np.where(known, y, -1)
-        logistic = LogisticRegression(max_iter=1000)
+        spreading = LabelSpreading(kernel="knn").fit(X, some)
         predicted = {
-            "CollisionClassifier": CollisionClassifier(random_state=seed)
-            .fit(X, some)
-            .transduction_,
-            "LabelSpreading": LabelSpreading(kernel="knn").fit(X, some).transduction_,
-            "SelfTrainingClassifier": SelfTrainingClassifier(logistic)
-            .fit(X, some)
-            .predict(X),
+            OURS: CollisionClassifier(random_state=seed).fit(X, some).transduction_,
+            "LabelSpreading": spreading.transduction_,
+            "SelfTraining": SelfTrainingClassifier(logistic).fit(X, some).predict(X),
             "LogisticRegression": logistic.fit(X[known], y[known]).predict(X),
         }
         for name, labels in predicted.items():
@@ -77,8 +68,7 @@ for seed in range(2):
 figure, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
 for name, by_number in scores.items():
     means = [np.mean(by_number[n]) for n in numbers]
-    style = "-o" if name == "CollisionClassifier" else "--o"
-    ax.plot(numbers, means, style, markersize=4, label=name)
+    ax.plot(numbers, means, "-o" if name == OURS else "--o", ms=4, label=name)
     print(f"{name:23}" + "".join(f"{mean:7.1f}" for mean in means))
 ax.set(xscale="log", xlabel="labeled digits, of 1797", ylabel="accuracy, %")
 ax.set_xticks(numbers, numbers)

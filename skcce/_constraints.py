@@ -61,6 +61,8 @@ def find_links(
     """
     must = _check_pairs(must_link, "must_link", n_samples)
     cannot = _check_pairs(cannot_link, "cannot_link", n_samples)
+    if not len(must) and not len(cannot):
+        return None
     graph = csr_array(
         (np.ones(len(must)), (must[:, 0], must[:, 1])), shape=(n_samples, n_samples)
     )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from skcce._constraints import Links
-from skcce._objective import Batch, Epoch
+from skcce._objective import Batch, Epoch, given_rows
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class TrainingData:
     @property
     def is_labeled(self) -> bool:
         """Whether the labels of all samples are given."""
-        return self.target is not None and not np.isnan(self.target).any()
+        return self.target is not None and bool(given_rows(self.target).all())
 
     def with_labels(self, target: NDArray) -> "TrainingData":
         """Return the same samples with labels, those of weight 0 included."""
         if self.kept is not None:
             target = target[self.kept]
-        if np.isnan(target).all():
+        if not given_rows(target).any():
             raise ValueError("y has no label for a sample of positive sample_weight.")
         return replace(self, target=target.astype(self.dtype, copy=False))
 

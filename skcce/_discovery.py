@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from skcce._data import TrainingData
 from skcce._estimator import SoftmaxEstimator
 from skcce._linear import LinearSoftmax
-from skcce._messages import advice
+from skcce._messages import raise_if_failed
 from skcce._model import SoftmaxModel
 from skcce._neighbors import Neighbors, smooth
 from skcce._objective import Objective
@@ -272,8 +272,7 @@ def extension(
     train(model, data, objective, plan, state, verbose=clusterer.verbose)
     if state.interrupted:
         raise KeyboardInterrupt
-    if state.error:
-        raise ValueError(advice(state.error, state.n_iter + 1)) from state.error
+    raise_if_failed(state)
     scores, surroundings = find_outliers(neighbors, clusterer.contamination)
     found = {
         "n_clusters_": n_clusters,

@@ -24,6 +24,7 @@ from skcce._linear import LinearSoftmax
 from skcce._messages import (
     advice,
     raise_if_diverged,
+    raise_if_failed,
     warn_if_unfinished,
     warn_of_collapse,
 )
@@ -373,8 +374,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             begin_epoch=callbacks.begin_epoch,
             end_epoch=end_epoch,
         )
-        if state.error and state.model_state is None:
-            raise ValueError(advice(state.error, 1)) from state.error
+        if state.model_state is None:
+            raise_if_failed(state)
 
     def _set_attributes(
         self,

@@ -5,11 +5,22 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 
+from skcce._objective import given_rows
+
 # A walk from a label ends with this probability at each step, so that it sees samples
 # that are some 50 steps away; the sum is cut off after twice as many.
 _RESTART = 0.02
 _N_STEPS = 100
 _LEAST = 1e-6  # probability that a label says nothing about its sample's cluster
+
+
+def label_mass(target: NDArray, weight: NDArray | None = None) -> NDArray:
+    """Return the labels `target` (n_samples, n_classes) by weight, 0 where unknown.
+
+    Float64, whatever the dtype of the labels.
+    """
+    mass = np.nan_to_num(target.astype(np.float64))
+    return mass if weight is None else mass * weight[:, np.newaxis]
 
 
 def spread_labels(
@@ -44,9 +55,7 @@ def spread_labels(
         Probabilities of the classes in the dtype of the walk, rows sum to 1: equal ones
         where no walk ends up.
     """
-    begin = np.nan_to_num(target.astype(np.float64))
-    if weight is not None:
-        begin *= weight[:, np.newaxis]
+    begin = label_mass(target, weight)
     total = begin.sum(axis=0)
     begin /= strength[:, np.newaxis] * np.where(total > 0, total, 1)
     begin = (begin / begin.max()).astype(walk.dtype)  # a factor makes no difference
@@ -80,10 +89,7 @@ def class_shares(
     ndarray of shape (n_classes,)
         Shares, which sum to 1.
     """
-    mass = np.nan_to_num(target.astype(np.float64))
-    if weight is not None:
-        mass *= weight[:, np.newaxis]
-    counts = mass.sum(axis=0)
+    counts = label_mass(target, weight).sum(axis=0)
     is_named = counts > 0
     if spread is not None:
         # As many walks begin in each class, so that soft labels lean to equal shares;
@@ -120,10 +126,8 @@ def match_clusters(
     ndarray of shape (n_samples,)
         Classes, those of the labels where they are known.
     """
-    known = ~np.isnan(target[:, 0])
-    votes = target[known].astype(np.float64)
-    if weight is not None:
-        votes *= weight[known, np.newaxis]
+    known = given_rows(target)
+    votes = label_mass(target, weight)[known]
     fit = np.log(membership[known] + _LEAST).T @ votes
     clusters, classes = linear_sum_assignment(fit, maximize=True)
     name = np.empty(len(fit), dtype=labels.dtype)

@@ -27,6 +27,12 @@ def advice(error: FloatingPointError, epoch: int) -> str:
     )
 
 
+def raise_if_failed(state: TrainingState) -> None:
+    """Raise ValueError if training has come to a model that is not finite."""
+    if state.error:
+        raise ValueError(advice(state.error, state.n_iter + 1)) from state.error
+
+
 def raise_if_diverged(state: TrainingState) -> None:
     """Raise ValueError if the model went back to its last good epoch."""
     if state.error:

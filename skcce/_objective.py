@@ -37,7 +37,7 @@ class Batch(NamedTuple):
         """Which labels are given, (n,)."""
         if self.target is None:
             return np.zeros(len(self.rows), dtype=bool)
-        return ~np.isnan(self.target[:, 0])
+        return given_rows(self.target)
 
     def with_targets(self, labels: NDArray) -> NDArray:
         """Return `labels` (n, n_clusters), with those that are given in their place."""
@@ -73,11 +73,16 @@ class Epoch(NamedTuple):
     links: Links | None = None
 
 
+def given_rows(target: NDArray) -> NDArray:
+    """Return which rows of `target` (n, n_clusters) are labels, and not NaN; (n,)."""
+    return ~np.isnan(target[:, 0])
+
+
 def with_targets(labels: NDArray, target: NDArray | None) -> NDArray:
     """Return `labels` (n, n_clusters), with those that are given in their place."""
     if target is None:
         return labels
-    given = ~np.isnan(target[:, :1])
+    given = given_rows(target)[:, np.newaxis]
     return np.where(given, target, labels).astype(labels.dtype, copy=False)
 
 

@@ -132,14 +132,14 @@ def resolve(
             f"{who} compares views of a sample: {why} {way_out} a model that makes "
             "views, such as DeepSoftmax(augment=...)."
         )
-    if estimator.n_init == "auto" and data.is_labeled:
-        n_init = 1
     from_kmeans = isinstance(init, str) and init == "k-means"
     if not (objective.uses_neighbors or view_source or from_kmeans):
         n_neighbors = 0  # nobody asks for them
-    is_open = estimator.n_init == "auto" and not data.is_labeled
-    if n_neighbors == 0 and is_open and not model.learns_features:
-        n_init = _N_INIT_WITHOUT_NEIGHBORS
+    if estimator.n_init == "auto":
+        if data.is_labeled:
+            n_init = 1
+        elif n_neighbors == 0 and not model.learns_features:
+            n_init = _N_INIT_WITHOUT_NEIGHBORS
     if estimator.features not in ("auto", None) and n_neighbors == 0:
         raise ValueError(
             f"features={estimator.features!r} needs neighbors: n_neighbors="

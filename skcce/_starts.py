@@ -15,10 +15,11 @@ from skcce._autologging import inner_fits
 from skcce._data import TrainingData
 from skcce._label_spreading import (
     class_shares,
+    label_mass,
     match_clusters,
     spread_labels,
 )
-from skcce._messages import advice
+from skcce._messages import advice, raise_if_failed
 from skcce._model import SoftmaxModel
 from skcce._neighbors import (
     Neighbors,
@@ -107,7 +108,7 @@ def embed(
         if features is not None:
             rows = features.fit_neighbors(neighbors)
     data = replace(data, graph=neighbors.walk, view_source=settings.view_source)
-    if data.target is not None:
+    if data.target is not None and not data.is_labeled:
         spread = spread_labels(
             neighbors.walk, neighbors.strength, data.target, data.weight
         )
@@ -332,10 +333,8 @@ def _guess_from_labels(rows: NDArray, data: TrainingData) -> NDArray:
     if data.spread is not None:
         proba = data.spread
     else:
-        given = np.nan_to_num(data.target.astype(np.float64))
-        if data.weight is not None:
-            given *= data.weight[:, np.newaxis]
-        means = (given / given.sum(axis=0)).T @ rows
+        mass = label_mass(data.target, data.weight)
+        means = (mass / mass.sum(axis=0)).T @ rows
         proba = np.eye(len(means))[nearest(rows, means)]
     return with_targets(proba, data.target).argmax(axis=1)
 
@@ -483,8 +482,7 @@ def _fit_to(
         epochs(plan.batch_size, min(_TRIAL_EPOCHS, plan.max_iter), plan.tol),
         state,
     )
-    if state.error:
-        raise ValueError(advice(state.error, state.n_iter + 1)) from state.error
+    raise_if_failed(state)
     fitted = begin(model.decision_function(data.X), state.random_state)
     fitted.interrupted = state.interrupted
     return fitted

@@ -18,9 +18,8 @@ from skcce._labels import read_labels
 from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._pseudo_labels import check_prior
-from skcce._settings import auto_value
 from skcce._spectral import SpectralFeatures
-from skcce.methods.collision import EM_ITER, Collision, CollisionClusterer
+from skcce.methods.collision import Collision, CollisionClusterer, collision_of
 
 __all__ = ["CollisionClassifier"]
 
@@ -324,12 +323,9 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         return self.classes_[self.labels_]
 
     def _new_objective(self, model: SoftmaxModel) -> Collision:
-        return Collision(
-            lam=auto_value(self, "lam", model),
-            prior=None if isinstance(self.prior, str) else self.prior,
-            divergence=self.divergence,
-            view_weight=self.view_weight,
-            em_iter=EM_ITER[model.learns_features],
+        return collision_of(
+            self,
+            model,
             loss=self.loss,
             label_weight=self.label_weight,
             n_steps=_N_STEPS,

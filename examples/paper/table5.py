@@ -88,8 +88,9 @@ class WithLabels(Objective):
     def __call__(self, logits, batch):
         """Return the value and its gradient."""
         target = self.target[batch.rows].astype(logits.dtype)
-        value, gradient = self.objective(logits, batch._replace(target=target))
-        known = ~np.isnan(target[:, 0])
+        batch = batch._replace(target=target)
+        value, gradient = self.objective(logits, batch)
+        known = batch.is_given
         if known.any():
             loss, of_known = shannon_loss_and_gradient(logits[:, known], target[known])
             value += self.weight * float(loss.mean())

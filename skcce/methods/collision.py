@@ -19,6 +19,7 @@ from skcce._constraints import (
     link_loss_and_gradient,
 )
 from skcce._data import TrainingData
+from skcce._estimator import SoftmaxEstimator
 from skcce._model import SoftmaxModel
 from skcce._neighbors import N_STEPS, smooth
 from skcce._objective import Batch, Epoch, Objective, view_weights, with_targets
@@ -34,7 +35,7 @@ from skcce.losses import (
 __all__ = ["Collision", "CollisionClusterer"]
 
 # EM iterations per batch, with a model of given features and with one that learns them.
-EM_ITER = (10, 20)
+_EM_ITER = (10, 20)
 
 
 class Collision(Objective):
@@ -122,7 +123,7 @@ class Collision(Objective):
         first, last = _first_and_last(self.lam)
         self._lam = first * (last / first) ** epoch.progress
         super().begin_epoch(epoch)
-        self._averaged = self._partners = None
+        self._averaged = self._agreed = self._partners = None
         if epoch.graph is not None:
             proba = with_targets(epoch.proba, epoch.target)
             self._averaged = smooth(epoch.graph, proba, epoch.links, self.n_steps)
@@ -131,8 +132,8 @@ class Collision(Objective):
             self._partners = find_partners(epoch.links, epoch.proba)
             if epoch.graph is None:
                 rows = epoch.links.rows
-                self._averaged = np.full_like(epoch.proba, np.nan)
-                self._averaged[rows] = agree(epoch.links, epoch.proba)[rows]
+                self._agreed = np.full_like(epoch.proba, np.nan)
+                self._agreed[rows] = agree(epoch.links, epoch.proba)[rows]
 
     def __call__(self, logits: NDArray, batch: Batch) -> tuple[float, NDArray]:
         """Solve for the labels, and return the value and its gradient."""
@@ -167,9 +168,10 @@ class Collision(Objective):
         if batch.is_given.all():
             return batch.target.astype(proba.dtype, copy=False)
         if self._averaged is not None:
-            averaged = self._averaged[batch.rows].astype(proba.dtype, copy=False)
-            # Without neighbors, there are averages of linked samples only.
-            proba = np.where(np.isnan(averaged), proba, averaged)
+            proba = self._averaged[batch.rows].astype(proba.dtype, copy=False)
+        elif self._agreed is not None:
+            # Only those of linked samples, without neighbors.
+            proba = with_targets(proba, self._agreed[batch.rows])
         return solve_batch(
             proba,
             self._lam,
@@ -486,13 +488,25 @@ class CollisionClusterer(SoftmaxClusterer):
         return model, replace(data, links=links)
 
     def _new_objective(self, model: SoftmaxModel) -> Collision:
-        return Collision(
-            lam=auto_value(self, "lam", model),
-            prior=None if isinstance(self.prior, str) else self.prior,
-            divergence=self.divergence,
-            view_weight=self.view_weight,
-            em_iter=EM_ITER[model.learns_features],
-        )
+        return collision_of(self, model)
+
+
+def collision_of(
+    estimator: SoftmaxEstimator, model: SoftmaxModel, **of_labels: Any
+) -> Collision:
+    """Return what an estimator with these parameters minimizes.
+
+    of_labels : parameters of ``Collision`` that only given labels need.
+    """
+    prior = estimator.prior
+    return Collision(
+        lam=auto_value(estimator, "lam", model),
+        prior=None if isinstance(prior, str) else prior,
+        divergence=estimator.divergence,
+        view_weight=estimator.view_weight,
+        em_iter=_EM_ITER[model.learns_features],
+        **of_labels,
+    )
 
 
 def _first_and_last(lam: Any) -> tuple[float, float]:

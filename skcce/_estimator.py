@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -39,8 +39,9 @@ from skcce._persistence import (
     load_fit,
     save_fit,
 )
+from skcce._progress import progress_bar
 from skcce._pseudo_labels import check_prior
-from skcce._settings import Settings, resolve
+from skcce._settings import Settings, draw_sample, resolve
 from skcce._spectral import SpectralFeatures
 from skcce._starts import (
     ask_labels,
@@ -55,6 +56,9 @@ from skcce._starts import (
 from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
 from skcce._weights import check_weights
+
+# Many at a time, so that several of them look into the same cell.
+_ROWS_TO_LOOK_UP = 65_536
 
 
 def _has_outlier_scores(estimator: "SoftmaxEstimator") -> bool:
@@ -90,12 +94,18 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             Interval(Integral, 0, None, closed="left"),
             StrOptions({"auto"}),
         ],
+        "neighbors": [
+            StrOptions({"auto", "exact", "approximate"}),
+            "sparse matrix",
+            HasMethods("fit_transform"),
+        ],
         "n_init": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [
             Interval(Integral, 1, None, closed="left"),
             StrOptions({"auto"}),
         ],
+        "max_samples": [Interval(Integral, 2, None, closed="left"), None],
         "checkpoint": [str, os.PathLike, None],
         "tol": [Interval(Real, 0, None, closed="left")],
         "random_state": ["random_state"],
@@ -208,7 +218,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         check_is_fitted(self, "model_")
         X = self._validate_input(X, self.model_, reset=False)
         with single_blas_thread(), inner_fits():
-            return -self._surroundings.scores(*self.features_.nearest_others(X))
+            _, *around = self.features_.look_up(X)
+            return -self._surroundings.scores(*around)
 
     @property
     def coef_(self) -> NDArray:
@@ -247,6 +258,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         classes: Mapping[str, NDArray] = MappingProxyType({}),
     ) -> Self:
         """Fit to data that were opened; `classes` are attributes known before."""
+        random_state = check_random_state(self.random_state)
+        data = draw_sample(self, model, data, random_state)
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
@@ -254,11 +267,12 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         resumes = checkpoint is not None and checkpoint.exists
         if resumes:
             settings = checkpoint.settings(settings)
-        random_state = check_random_state(self.random_state)
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
         with single_blas_thread():
-            data, neighbors, features, rows = embed(data, settings, random_state)
+            data, neighbors, features, rows = embed(
+                data, settings, random_state, self.verbose
+            )
             settings = ask_labels(settings, data)
             if resumes:
                 tree, fine = checkpoint.tree, None
@@ -273,7 +287,6 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                     model,
                     data,
                     objective,
-                    features,
                     neighbors,
                     rows,
                     settings,
@@ -387,7 +400,6 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         scores: NDArray | None,
     ) -> NDArray:
         """Return the cluster of every sample, outliers included."""
-        features = found["features_"]
         try:
             # A copy, as a checkpoint goes on from the predictions of the last epoch.
             final = copy.copy(state)
@@ -396,21 +408,13 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             if data.graph is not None:
                 proba = with_targets(softmax(logits, axis=1), data.target)
                 tau = temperature(logits, smooth(data.graph, proba), data.weight)
+            predicted = predictions(logits, tau)
             if data.kept is not None:
-                given = data.given
-                if features is not None:
-                    scores = found["_surroundings"].scores(
-                        *features.nearest_others(given)
-                    )
-                    given = features.transform_rows(given)
-                logits = finite_logits(model, given)
-                if found["_tree"] is not None:
-                    fine = finite_logits(found["_tree"].model, given)
-                    found["_tree"].labels = fine.argmax(axis=1)
+                predicted, scores = self._predict_given(model, data.given, found, tau)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
-        logits = logits / logits.dtype.type(tau)
-        labels = clusters = logits.argmax(axis=1)
+        labels, probabilities = predicted
+        clusters = labels
         if scores is not None:
             found = {**found, "outlier_scores_": scores}
             is_foreign = scores > found["_surroundings"].threshold
@@ -422,8 +426,44 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             **found,
             temperature_=tau,
             labels_=labels,
-            probabilities_=softmax(logits, axis=1).max(axis=1),
+            probabilities_=probabilities,
             loss_=loss,
             **curves(state),
         )
         return clusters
+
+    def _predict_given(
+        self, model: SoftmaxModel, given: Any, found: Mapping[str, Any], tau: float
+    ) -> tuple[tuple[NDArray, NDArray], NDArray | None]:
+        """Return predictions for all rows of a fit that looked at some, and scores.
+
+        The tree gets their fine clusters.
+        """
+        features, tree = found["features_"], found["_tree"]
+        parts = []
+        with progress_bar(
+            self.verbose, total=len(given), desc="predictions", unit=" rows"
+        ) as bar:
+            for block in gen_batches(len(given), _ROWS_TO_LOOK_UP):
+                X, scores, fine = given[block], None, None
+                if features is not None:
+                    X, *around = features.look_up(X)
+                    scores = found["_surroundings"].scores(*around)
+                if tree is not None:
+                    fine = finite_logits(tree.model, X).argmax(axis=1)
+                labels, top = predictions(finite_logits(model, X), tau)
+                parts.append((labels, top, scores, fine))
+                bar.update(len(X))
+        labels, top, scores, fine = (
+            None if column[0] is None else np.concatenate(column)
+            for column in zip(*parts, strict=True)
+        )
+        if tree is not None:
+            tree.labels = fine
+        return (labels, top), scores
+
+
+def predictions(logits: NDArray, temperature: float) -> tuple[NDArray, NDArray]:
+    """Return the likeliest cluster of each row, and its probability."""
+    logits = logits / logits.dtype.type(temperature)
+    return logits.argmax(axis=1), softmax(logits, axis=1).max(axis=1)

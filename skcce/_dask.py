@@ -1,0 +1,103 @@
+"""Dask arrays and data frames, whose chunks are the runs of rows."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import dask
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import gen_batches
+from sklearn.utils.validation import validate_data
+
+from skcce._blocks import N_GROUPS
+from skcce._threads import single_blas_thread
+
+_AT_ONCE = 64  # blocks, of which the results are held
+
+
+def opened(estimator: Any, X: Any, *, reset: bool) -> Any:
+    """Return a dask array of floats, with all columns in each chunk.
+
+    The names and the number of features are checked, or with `reset` set. A fit needs
+    the sizes of the chunks, those of a data frame are found.
+    """
+    is_table = hasattr(X, "to_dask_array")
+    if is_table or X.ndim == 2:
+        shape = X._meta if is_table else np.empty((1, X.shape[1]), X.dtype)
+    else:
+        raise ValueError(f"Expected 2D array, got a dask array of {X.ndim} dimensions.")
+    if is_table:
+        X = X.to_dask_array(lengths=True if reset else None)
+    if reset and np.isnan(X.chunks[0]).any():
+        raise ValueError(
+            "X is a dask array with chunks of unknown size. Call "
+            "X.compute_chunk_sizes() first."
+        )
+    if reset and X.shape[0] == 0:
+        raise ValueError("Found array with 0 sample(s); a minimum of 1 is required.")
+    validate_data(estimator, shape, reset=reset, skip_check_array=True)
+    if X.dtype.kind not in "buif":
+        raise ValueError(f"X must hold numbers, got a dask array of {X.dtype}.")
+    if X.dtype not in (np.float32, np.float64):
+        X = X.astype(np.float64)
+    X = X.rechunk({1: -1})
+    return X.rechunk({0: _short(X.chunks[0])}) if reset else X
+
+
+def _short(chunks: tuple[int, ...]) -> tuple[int, ...]:
+    """Cut chunks that are larger than the rows of a step."""
+    longest = max(1, sum(chunks) // N_GROUPS)
+    parts = [np.array_split(np.arange(n), -(-n // longest)) for n in chunks if n]
+    return tuple(len(part) for some in parts for part in some)
+
+
+@contextmanager
+def over_dask(X: Any, ends: NDArray) -> Iterator[Callable]:
+    """Let the workers of dask do the blocks; one that is lost costs its own only."""
+    chunks = X.to_delayed().ravel()
+    call = dask.delayed(_call, pure=False)
+
+    def visit(function, blocks, *others):
+        # One node of the graph: a task does not carry the weights.
+        function = dask.delayed(function, pure=False, traverse=False)
+        work = list(zip(blocks, *others, strict=True))
+        for some in gen_batches(len(work), _AT_ONCE):
+            yield from dask.compute(
+                *(
+                    call(function, ends[block], list(chunks[block]), *its_others)
+                    for block, *its_others in work[some]
+                )
+            )
+
+    yield visit
+
+
+def _call(function: Callable, first: NDArray, chunks: list, *others: Any) -> Any:
+    for start, chunk in zip(first, chunks, strict=True):
+        bad = ~np.isfinite(chunk).all(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"Input X contains NaN or infinity, first in row {start + bad.argmax()}"
+                f" (of the chunk that begins with row {start})."
+            )
+    with single_blas_thread():
+        rows = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+        return function(np.ascontiguousarray(rows), *others)
+
+
+def predicted(estimator: Any, method: str, X: Any) -> Any:
+    """Return what a method of a fitted estimator says of X, as a lazy dask array."""
+    X = opened(estimator, X, reset=False)
+    fitted = dask.delayed(estimator, pure=False, traverse=False)
+    call = partial(X.map_blocks, _predicted, method=method, estimator=fitted)
+    if method == "predict":
+        return call(drop_axis=1, dtype=np.intp, meta=np.empty(0, np.intp))
+    n_columns = (estimator.n_clusters_,)
+    meta = np.empty((0, 0), X.dtype)
+    return call(chunks=(X.chunks[0], n_columns), dtype=X.dtype, meta=meta)
+
+
+def _predicted(X: NDArray, method: str, estimator: Any) -> NDArray:
+    return getattr(estimator, method)(X)

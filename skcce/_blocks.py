@@ -9,7 +9,6 @@ There are three kinds of workers, and one function for each, which all do the sa
 a function for each of some blocks, and yield the results in the order of the blocks.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from skcce._ranks import has_ranks, over_ranks
 from skcce._threads import single_blas_thread
 
 BLOCK = 8192  # rows, about
@@ -65,9 +65,13 @@ def in_groups(ends: NDArray, random_state: np.random.RandomState) -> list:
 
 def rows_of(ends: NDArray, block: NDArray) -> slice | NDArray:
     """Return the rows of a block."""
-    if block[-1] - block[0] == len(block) - 1:
-        return slice(ends[block[0]], ends[block[-1] + 1])
-    return np.concatenate([np.arange(ends[run], ends[run + 1]) for run in block])
+    return _between(ends[block], ends[block + 1])
+
+
+def _between(first: NDArray, last: NDArray) -> slice | NDArray:
+    if (first[1:] == last[:-1]).all():
+        return slice(first[0], last[-1])
+    return np.concatenate([np.arange(*pair) for pair in zip(first, last, strict=True)])
 
 
 @contextmanager
@@ -84,39 +88,36 @@ def visiting(X: Any) -> Iterator[Visit]:
     else:
         over = _over_joblib
     with over(X, cut(X)) as visit:
-        distributed = sys.modules.get("torch.distributed")
-        if distributed and distributed.is_available() and distributed.is_initialized():
-            from skcce._ranks import over_ranks
-
-            visit = partial(over_ranks, visit)
-        yield visit
+        yield partial(over_ranks, visit) if has_ranks() else visit
 
 
 @contextmanager
 def _over_joblib(X: NDArray, ends: NDArray) -> Iterator[Visit]:
-    # Processes get a memory map of an array, so they need it only once.
-    with Parallel(return_as="generator", prefer="threads") as parallel:
+    # Processes get a memory map of an array, once. What is no table stays here.
+    n_jobs = None if isinstance(X, np.ndarray) else 1
+    with Parallel(n_jobs, return_as="generator", prefer="threads") as parallel:
 
         def visit(function, blocks, *others):
-            call = delayed(_call)
             return parallel(
-                call(function, X, rows_of(ends, block), *its_others)
+                delayed(_call)(function, X, ends[block], ends[block + 1], *its_others)
                 for block, *its_others in zip(blocks, *others, strict=True)
             )
 
         yield visit
 
 
-def _call(function: Callable, X: NDArray, rows: slice | NDArray, *others: Any) -> Any:
+def _call(
+    function: Callable, X: Any, first: NDArray, last: NDArray, *others: Any
+) -> Any:
     # A worker may be a process, and BLAS's threads would change the last bits.
     with single_blas_thread():
-        return function(X[rows], *others)
+        return function(X[_between(first, last)], *others)
 
 
-def map_blocks(function: Callable, X: Any) -> Iterator[Any]:
-    """Yield `function` of the rows of each block, in the order of the rows."""
+def map_blocks(function: Callable, X: Any, n_rows: int = BLOCK) -> Iterator[Any]:
+    """Yield `function` of some `n_rows` rows after the other, in their order."""
     with visiting(X) as visit:
-        yield from visit(function, in_order(cut(X)))
+        yield from visit(function, in_order(cut(X), n_rows))
 
 
 def total(parts: Iterator[tuple]) -> list:

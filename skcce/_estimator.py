@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Mapping
+from functools import partial
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -12,11 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skcce._autologging import inner_fits
+from skcce._blocks import is_dask, map_blocks
 from skcce._calibration import temperature
 from skcce._callbacks import CallbackSupportMixin, EpochCallbacks
 from skcce._data import TrainingData
@@ -32,6 +34,7 @@ from skcce._model import SoftmaxModel
 from skcce._neighbors import smooth
 from skcce._objective import Objective, with_targets
 from skcce._outliers import find_outliers
+from skcce._passes import goes_in_passes, train_in_passes
 from skcce._persistence import (
     FITTED,
     Checkpoint,
@@ -39,8 +42,9 @@ from skcce._persistence import (
     load_fit,
     save_fit,
 )
+from skcce._progress import progress_bar
 from skcce._pseudo_labels import check_prior
-from skcce._settings import Settings, resolve
+from skcce._settings import Settings, draw_sample, resolve
 from skcce._spectral import SpectralFeatures
 from skcce._starts import (
     ask_labels,
@@ -55,6 +59,9 @@ from skcce._starts import (
 from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
 from skcce._weights import check_weights
+
+# Many at a time, so that several of them look into the same cell.
+_ROWS_TO_LOOK_UP = 65_536
 
 
 def _has_outlier_scores(estimator: "SoftmaxEstimator") -> bool:
@@ -90,12 +97,18 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             Interval(Integral, 0, None, closed="left"),
             StrOptions({"auto"}),
         ],
+        "neighbors": [
+            StrOptions({"auto", "exact", "approximate"}),
+            "sparse matrix",
+            HasMethods("fit_transform"),
+        ],
         "n_init": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [
             Interval(Integral, 1, None, closed="left"),
             StrOptions({"auto"}),
         ],
+        "max_samples": [Interval(Integral, 2, None, closed="left"), None],
         "checkpoint": [str, os.PathLike, None],
         "tol": [Interval(Real, 0, None, closed="left")],
         "random_state": ["random_state"],
@@ -208,7 +221,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         check_is_fitted(self, "model_")
         X = self._validate_input(X, self.model_, reset=False)
         with single_blas_thread(), inner_fits():
-            return -self._surroundings.scores(*self.features_.nearest_others(X))
+            _, *around = self.features_.look_up(X)
+            return -self._surroundings.scores(*around)
 
     @property
     def coef_(self) -> NDArray:
@@ -247,6 +261,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         classes: Mapping[str, NDArray] = MappingProxyType({}),
     ) -> Self:
         """Fit to data that were opened; `classes` are attributes known before."""
+        random_state = check_random_state(self.random_state)
+        whole, data = data, draw_sample(self, model, data, objective, random_state)
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
@@ -254,11 +270,12 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         resumes = checkpoint is not None and checkpoint.exists
         if resumes:
             settings = checkpoint.settings(settings)
-        random_state = check_random_state(self.random_state)
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
         with single_blas_thread():
-            data, neighbors, features, rows = embed(data, settings, random_state)
+            data, neighbors, features, rows = embed(
+                data, settings, random_state, self.verbose
+            )
             settings = ask_labels(settings, data)
             if resumes:
                 tree, fine = checkpoint.tree, None
@@ -273,7 +290,6 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                     model,
                     data,
                     objective,
-                    features,
                     neighbors,
                     rows,
                     settings,
@@ -309,6 +325,16 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             self._train(
                 model, data, objective, settings, state, checkpoint, callbacks, found
             )
+            is_part = data.n_samples < whole.n_samples
+            if (
+                is_part
+                and not state.interrupted
+                and not state.stopped
+                and goes_in_passes(model, objective, data)
+            ):
+                state = train_in_passes(
+                    model, data, whole, objective, settings.plan, random_state
+                )
             clusters = self._set_attributes(
                 model, data, objective, state, found, scores
             )
@@ -336,6 +362,10 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             for name in ("n_features_in_", "feature_names_in_") if reset else ():
                 vars(self).pop(name, None)  # those of an earlier fit to a table
             return data
+        if is_dask(X):
+            from skcce._dask import opened
+
+            return opened(self, X, reset=reset)
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
 
     def _train(
@@ -387,7 +417,6 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         scores: NDArray | None,
     ) -> NDArray:
         """Return the cluster of every sample, outliers included."""
-        features = found["features_"]
         try:
             # A copy, as a checkpoint goes on from the predictions of the last epoch.
             final = copy.copy(state)
@@ -396,21 +425,13 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             if data.graph is not None:
                 proba = with_targets(softmax(logits, axis=1), data.target)
                 tau = temperature(logits, smooth(data.graph, proba), data.weight)
+            predicted = predictions(logits, tau)
             if data.kept is not None:
-                given = data.given
-                if features is not None:
-                    scores = found["_surroundings"].scores(
-                        *features.nearest_others(given)
-                    )
-                    given = features.transform_rows(given)
-                logits = finite_logits(model, given)
-                if found["_tree"] is not None:
-                    fine = finite_logits(found["_tree"].model, given)
-                    found["_tree"].labels = fine.argmax(axis=1)
+                predicted, scores = self._predict_given(model, data.given, found, tau)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
-        logits = logits / logits.dtype.type(tau)
-        labels = clusters = logits.argmax(axis=1)
+        labels, probabilities = predicted
+        clusters = labels
         if scores is not None:
             found = {**found, "outlier_scores_": scores}
             is_foreign = scores > found["_surroundings"].threshold
@@ -422,8 +443,54 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             **found,
             temperature_=tau,
             labels_=labels,
-            probabilities_=softmax(logits, axis=1).max(axis=1),
+            probabilities_=probabilities,
             loss_=loss,
             **curves(state),
         )
         return clusters
+
+    def _predict_given(
+        self, model: SoftmaxModel, given: Any, found: Mapping[str, Any], tau: float
+    ) -> tuple[tuple[NDArray, NDArray], NDArray | None]:
+        """Return predictions for all rows of a fit that looked at some, and scores.
+
+        The tree gets their fine clusters.
+        """
+        tree = found["_tree"]
+        parts = []
+        predict = partial(_predict_block, model, found, tau)
+        with progress_bar(
+            self.verbose, total=len(given), desc="predictions", unit=" rows"
+        ) as bar:
+            for part in map_blocks(predict, given, _ROWS_TO_LOOK_UP):
+                parts.append(part)
+                bar.update(len(part[0]))
+        labels, top, scores, fine = (
+            None if column[0] is None else np.concatenate(column)
+            for column in zip(*parts, strict=True)
+        )
+        if tree is not None:
+            tree.labels = fine
+        return (labels, top), scores
+
+
+def _predict_block(
+    model: SoftmaxModel, found: Mapping[str, Any], tau: float, X: Any
+) -> tuple:
+    """Return clusters, their probabilities, outlier scores and fine clusters of rows.
+
+    The last two are None if there are none.
+    """
+    features, tree, scores, fine = found["features_"], found["_tree"], None, None
+    if features is not None:
+        X, *around = features.look_up(X)
+        scores = found["_surroundings"].scores(*around)
+    if tree is not None:
+        fine = finite_logits(tree.model, X).argmax(axis=1)
+    return *predictions(finite_logits(model, X), tau), scores, fine
+
+
+def predictions(logits: NDArray, temperature: float) -> tuple[NDArray, NDArray]:
+    """Return the likeliest cluster of each row, and its probability."""
+    logits = logits / logits.dtype.type(temperature)
+    return logits.argmax(axis=1), softmax(logits, axis=1).max(axis=1)

@@ -1,5 +1,6 @@
 """The linear softmax model."""
 
+import copy
 from collections.abc import Mapping
 from itertools import chain
 from numbers import Integral, Real
@@ -173,15 +174,22 @@ class LinearSoftmax(SoftmaxModel):
         value, gradient = objective(rows @ weights.T + intercept)
         return value, [gradient.T @ rows, gradient.sum(axis=0)]
 
+    def frozen(self) -> Self:
+        """Return what gives gradients, and no more: to be sent to workers."""
+        model = copy.copy(self)
+        model._moments = None
+        return model
+
     def update(self, gradient: list[NDArray], progress: float) -> None:
         """Take one step of the optimizer."""
         step_size = 0.5 * self.learning_rate * (1 + np.cos(np.pi * progress))
         self._n_steps += 1
-        slope, *others = gradient
+        dtype = self._mean.dtype
+        slope, shift = (part.astype(dtype, copy=False) for part in gradient)
         if self.alpha:
-            slope = slope + self._mean.dtype.type(self.alpha) * self._weights[0]
+            slope = slope + dtype.type(self.alpha) * self._weights[0]
         for weight, (mean, square), grad in zip(
-            self._weights, self._moments, (slope, *others), strict=True
+            self._weights, self._moments, (slope, shift), strict=True
         ):
             if self.optimizer == "adam":
                 grad = _adam(grad, mean, square, self._n_steps)

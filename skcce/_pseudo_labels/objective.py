@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_array
 
-from skcce._pseudo_labels.kernel import kernel
+from skcce._kernel import kernel
 
 # A share of the prior that is smaller has no part in the loss, where a label may be too
 # small for its dtype. Entries of EM's start are lifted to it, because the EM update is

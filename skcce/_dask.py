@@ -1,15 +1,15 @@
 """Dask arrays and data frames, whose chunks are the runs of rows."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import dask
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skcce._blocks import N_GROUPS
 from skcce._threads import single_blas_thread
@@ -23,12 +23,11 @@ def opened(estimator: Any, X: Any, *, reset: bool) -> Any:
     The names and the number of features are checked, or with `reset` set. A fit needs
     the sizes of the chunks, those of a data frame are found.
     """
-    is_table = hasattr(X, "to_dask_array")
-    if is_table or X.ndim == 2:
-        shape = X._meta if is_table else np.empty((1, X.shape[1]), X.dtype)
-    else:
+    if X.ndim != 2:
         raise ValueError(f"Expected 2D array, got a dask array of {X.ndim} dimensions.")
-    if is_table:
+    shape = np.empty((1, X.shape[1]))
+    if hasattr(X, "to_dask_array"):
+        shape = X._meta
         X = X.to_dask_array(lengths=True if reset else None)
     if reset and np.isnan(X.chunks[0]).any():
         raise ValueError(
@@ -89,14 +88,20 @@ def _call(function: Callable, first: NDArray, chunks: list, *others: Any) -> Any
 
 def predicted(estimator: Any, method: str, X: Any) -> Any:
     """Return what a method of a fitted estimator says of X, as a lazy dask array."""
+    check_is_fitted(estimator, "model_")
     X = opened(estimator, X, reset=False)
-    fitted = dask.delayed(estimator, pure=False, traverse=False)
-    call = partial(X.map_blocks, _predicted, method=method, estimator=fitted)
-    if method == "predict":
-        return call(drop_axis=1, dtype=np.intp, meta=np.empty(0, np.intp))
-    n_columns = (estimator.n_clusters_,)
-    meta = np.empty((0, 0), X.dtype)
-    return call(chunks=(X.chunks[0], n_columns), dtype=X.dtype, meta=meta)
+    nameless = copy.copy(estimator)  # names are checked
+    vars(nameless).pop("feature_names_in_", None)
+    some = _predicted(np.zeros((1, X.shape[1]), X.dtype), method, nameless)
+    shape = {"chunks": (X.chunks[0], some.shape[1:])}
+    return X.map_blocks(
+        _predicted,
+        method=method,
+        # One node of the graph: a task does not carry the estimator.
+        estimator=dask.delayed(nameless, pure=False, traverse=False),
+        meta=some[:0],
+        **(shape if some.ndim == 2 else {"drop_axis": 1}),
+    )
 
 
 def _predicted(X: NDArray, method: str, estimator: Any) -> NDArray:

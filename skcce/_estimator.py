@@ -181,6 +181,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         ndarray of shape (n_samples, n_clusters)
             Probabilities; rows sum to 1. The dtype is that of `X`.
         """
+        if is_dask(X):
+            return self._lazy("predict_proba", X)
         return softmax(self._logits(X), axis=1)
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray:
@@ -196,6 +198,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         ndarray of shape (n_samples, n_clusters)
             Logarithms, finite where the probability itself underflows.
         """
+        if is_dask(X):
+            return self._lazy("predict_log_proba", X)
         return log_softmax(self._logits(X), axis=1)
 
     @available_if(_has_outlier_scores)
@@ -233,6 +237,12 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
     def intercept_(self) -> NDArray:
         """Intercepts of a linear model, shape (n_units,)."""
         return self._fitted("intercept_")
+
+    def _lazy(self, method: str, X: Any) -> Any:
+        """Return what a method says of a dask array or data frame, a dask array."""
+        from skcce._dask import predicted
+
+        return predicted(self, method, X)
 
     def _logits(self, X: ArrayLike) -> NDArray:
         """Return the logits, one column per cluster, or class."""
@@ -301,7 +311,10 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                 )
             if settings.shares != "given":
                 objective = asking_for(settings.prior, objective)
-            callbacks = EpochCallbacks(self, X, y, self.max_iter)
+            is_part = data.n_samples < whole.n_samples
+            goes_on = is_part and goes_in_passes(model, objective, data)
+            max_iter = 2 * self.max_iter if goes_on else self.max_iter
+            callbacks = EpochCallbacks(self, X, y, max_iter)
             if resumes:
                 model, state = checkpoint.resume(settings.n_clusters, random_state)
             elif not starts:
@@ -325,22 +338,24 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             self._train(
                 model, data, objective, settings, state, checkpoint, callbacks, found
             )
-            is_part = data.n_samples < whole.n_samples
-            if (
-                is_part
-                and not state.interrupted
-                and not state.stopped
-                and goes_in_passes(model, objective, data)
-            ):
+            if goes_on and not (state.interrupted or state.stopped or state.error):
                 state = train_in_passes(
-                    model, data, whole, objective, settings.plan, random_state
+                    model,
+                    data,
+                    whole,
+                    objective,
+                    settings.plan,
+                    random_state,
+                    title="all rows, ",
+                    **self._around_epochs(model, data, settings, callbacks, found),
                 )
             clusters = self._set_attributes(
                 model, data, objective, state, found, scores
             )
         callbacks.end_fit()
         raise_if_diverged(state)
-        if checkpoint and not state.interrupted:
+        # That of the sample stays: a run that goes on begins its passes anew.
+        if checkpoint and not state.interrupted and not goes_on:
             checkpoint.write(state, found, self)
         warn_if_unfinished(state, clusters, settings.n_wanted, self)
         return self
@@ -384,6 +399,28 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         if state.interrupted or is_joined:
             return
 
+        train(
+            model,
+            data,
+            objective,
+            settings.plan,
+            state,
+            **self._around_epochs(model, data, settings, callbacks, found, checkpoint),
+        )
+        if state.model_state is None:
+            raise_if_failed(state)
+
+    def _around_epochs(
+        self,
+        model: SoftmaxModel,
+        data: TrainingData,
+        settings: Settings,
+        callbacks: EpochCallbacks,
+        found: Mapping[str, Any],
+        checkpoint: Checkpoint | None = None,
+    ) -> dict[str, Any]:
+        """Return what happens before an epoch and after it."""
+
         def end_epoch(state):
             if checkpoint:
                 checkpoint.write(state, found)
@@ -394,18 +431,11 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                 lambda: {"model_": copy.deepcopy(model), "temperature_": 1.0, **found}
             )
 
-        train(
-            model,
-            data,
-            objective,
-            settings.plan,
-            state,
-            verbose=self.verbose,
-            begin_epoch=callbacks.begin_epoch,
-            end_epoch=end_epoch,
-        )
-        if state.model_state is None:
-            raise_if_failed(state)
+        return {
+            "verbose": self.verbose,
+            "begin_epoch": callbacks.begin_epoch,
+            "end_epoch": end_epoch,
+        }
 
     def _set_attributes(
         self,

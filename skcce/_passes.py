@@ -66,6 +66,7 @@ def train_in_passes(
     model.set_state(start)
     check_ranks(ends, start["weights"])
     state = begin(finite_logits(model, sample.X), random_state)
+    state.model_state = model.get_state()
     n_clusters = state.proba.shape[1]
     latest = np.full(n_rows, n_clusters, np.min_scalar_type(n_clusters))
     objective.begin_epoch(Epoch(state.proba))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skcce._blocks import N_GROUPS
+from skcce._blocks import N_GROUPS, map_blocks
 from skcce._threads import single_blas_thread
 
 _AT_ONCE = 64  # blocks, of which the results are held
@@ -36,13 +36,17 @@ def opened(estimator: Any, X: Any, *, reset: bool) -> Any:
         )
     if reset and X.shape[0] == 0:
         raise ValueError("Found array with 0 sample(s); a minimum of 1 is required.")
-    validate_data(estimator, shape, reset=reset, skip_check_array=True)
     if X.dtype.kind not in "buif":
         raise ValueError(f"X must hold numbers, got a dask array of {X.dtype}.")
     if X.dtype not in (np.float32, np.float64):
         X = X.astype(np.float64)
     X = X.rechunk({1: -1})
-    return X.rechunk({0: _short(X.chunks[0])}) if reset else X
+    if reset:
+        X = X.rechunk({0: _short(X.chunks[0])})
+        for _ in map_blocks(len, X):
+            pass  # a fit is not begun with rows that are not finite
+    validate_data(estimator, shape, reset=reset, skip_check_array=True)
+    return X
 
 
 def _short(chunks: tuple[int, ...]) -> tuple[int, ...]:

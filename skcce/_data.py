@@ -73,7 +73,9 @@ class TrainingData:
         if self.links is not None:
             is_needed[self.links.rows] = True
         may_be = ~is_needed if self.weight is None else ~is_needed & (self.weight > 0)
-        others = random_state.permutation(np.flatnonzero(may_be))
+        others = np.flatnonzero(may_be)
+        if size < self.n_samples:
+            others = random_state.permutation(others)
         is_needed[others[: max(0, size - np.count_nonzero(is_needed))]] = True
         rows = np.flatnonzero(is_needed)
         weight, target, links = self.weight, self.target, self.links

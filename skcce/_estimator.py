@@ -345,7 +345,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                     whole,
                     objective,
                     settings.plan,
-                    random_state,
+                    state.random_state,
                     title="all rows, ",
                     **self._around_epochs(model, data, settings, callbacks, found),
                 )

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import adjusted_rand_score
 
-from skcce import CollisionClassifier, CollisionClusterer, LinearSoftmax
+from skcce import CollisionClassifier, CollisionClusterer
 from skcce import _blocks as blocks
-from skcce import _ranks as ranks
-from skcce._passes import train_in_passes
+from skcce._data import TrainingData
 from skcce._pseudo_labels import labels_at, solve_batch, updated, usage_of
 from skcce.methods import Collision, MIGDClusterer
 
@@ -38,7 +36,7 @@ def few_steps(monkeypatch):
 @pytest.fixture(scope="module")
 def rows():
     """640 rows, hence runs of 20, in 4 clusters that touch."""
-    return make_blobs(640, 3, centers=4, cluster_std=2.5, random_state=0)
+    return make_blobs(640, 3, centers=4, cluster_std=1.5, random_state=0)
 
 
 def clusterer(**others):
@@ -132,6 +130,7 @@ def test_threads(rows, serial, n_jobs):
         assert_same(clusterer().fit(rows[0]), serial)
 
 
+@pytest.mark.slow
 def test_processes_on_a_memory_map(rows, serial, tmp_path):
     np.save(tmp_path / "rows.npy", rows[0])
     X = np.load(tmp_path / "rows.npy", mmap_mode="r")
@@ -178,3 +177,223 @@ def test_one_large_chunk_is_cut(rows, serial):
     ends = blocks.cut(clusterer()._open(X, None)[1].X)
     assert len(ends) - 1 >= blocks.N_GROUPS
     assert adjusted_rand_score(clusterer().fit(X).labels_, serial.labels_) > 0.9
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_part(rows, serial, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    log, n_chunks_before = tmp_path / "log", 150
+
+    def read(chunk):
+        import os
+
+        with open(log, "ab") as file:
+            file.write(b".")
+        if os.path.getsize(log) == n_chunks_before:
+            os._exit(1)
+        return chunk
+
+    X = da.from_array(rows[0], chunks=(RUN, 3)).map_blocks(read, meta=np.empty((0, 0)))
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None,
+            silence_logs="CRITICAL",
+        ) as cluster,
+        distributed.Client(cluster),
+    ):  # fmt: skip
+        assert_same(clusterer().fit(X), serial)
+    assert log.stat().st_size > n_chunks_before
+
+
+RANK = """
+import sys
+import numpy as np
+from torch import distributed
+from skcce import CollisionClusterer, _blocks
+_blocks.N_GROUPS, _blocks._RUNS_PER_GROUP, _blocks.BLOCK = 4, 8, 70
+folder, rank = sys.argv[1], int(sys.argv[2])
+distributed.init_process_group(
+    "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+)
+X = np.load(f"{folder}/rows.npy", mmap_mode="r")
+def fit(random_state):
+    return CollisionClusterer(
+        4, n_neighbors=0, max_samples=200, max_iter=4, tol=1.0,
+        random_state=random_state,
+    ).fit(X)
+fitted = fit(0)
+np.savez(f"{folder}/{rank}.npz", coef=fitted.coef_, labels=fitted.labels_,
+         loss=fitted.loss_)
+try:
+    fit(rank)
+except ValueError as error:
+    print(error)
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_ranks_of_torch(rows, serial, tmp_path):
+    np.save(tmp_path / "rows.npy", rows[0])
+    command = [sys.executable, "-W", "error", "-c", RANK, str(tmp_path)]
+    processes = [
+        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    for process in processes:
+        said, _ = process.communicate()
+        assert process.returncode == 0
+        assert "start from different models" in said
+    for rank in range(2):
+        with np.load(tmp_path / f"{rank}.npz") as found:
+            assert_array_equal(found["labels"], serial.labels_)
+            assert_array_equal(found["coef"], serial.coef_)
+            assert found["loss"] == serial.loss_
+
+
+# --- What a fit in passes is worth, and how it ends -------------------------
+
+
+def test_about_as_good_as_a_fit_to_all(rows, serial):
+    whole = clusterer(max_samples=None, max_iter=20, tol=1e-3).fit(rows[0])
+    passes = clusterer(max_iter=20, tol=1e-2).fit(rows[0])
+    assert passes.converged_
+    assert adjusted_rand_score(whole.labels_, passes.labels_) > 0.9
+    # Sorted rows make no difference.
+    order = np.argsort(rows[1], kind="stable")
+    in_order = clusterer(max_iter=20, tol=1e-2).fit(rows[0][order])
+    assert adjusted_rand_score(whole.labels_[order], in_order.labels_) > 0.9
+
+
+def test_all_rows_count(rows, serial):
+    X = rows[0].copy()
+    drawn = TrainingData(X).sample(200, np.random.RandomState(0)).kept
+    X[np.setdiff1d(np.arange(len(X)), drawn)] += 0.1
+    assert not np.array_equal(clusterer().fit(X).coef_, serial.coef_)
+
+
+def test_weights(rows):
+    weight = np.random.default_rng(0).integers(0, 3, len(rows[0]))
+    X = da.from_array(rows[0], chunks=(RUN, 3))
+    one = clusterer().fit(X, sample_weight=weight)
+    other = clusterer().fit(X, sample_weight=7.0 * weight)
+    assert_array_equal(one.labels_, other.labels_)
+    assert_allclose(one.share_curve_.sum(axis=1), 1)
+    assert not np.array_equal(one.coef_, clusterer().fit(X).coef_)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lazy_predictions(rows, serial, dtype):
+    X = rows[0].astype(dtype)
+    lazy = da.from_array(X, chunks=(100, 2))
+    fitted = clusterer().fit(X)
+    for method in ("predict", "predict_proba", "predict_log_proba", "transform",
+                   "decision_function"):  # fmt: skip
+        expected, found = getattr(fitted, method)(X), getattr(fitted, method)(lazy)
+        assert isinstance(found, da.Array)
+        assert found.dtype == expected.dtype
+        assert found.shape == expected.shape
+        assert_array_equal(found.compute(), expected)
+    unknown = lazy[lazy[:, 0] > 0]
+    assert len(fitted.predict(unknown).compute()) == (X[:, 0] > 0).sum()
+
+
+def test_with_neighbors_a_sample_is_drawn(rows):
+    X = da.from_array(rows[0], chunks=(RUN, 3))
+    parameters = {"n_neighbors": 10, "max_iter": 20, "tol": 1e-3}
+    lazy = clusterer(**parameters).fit(X)
+    assert_array_equal(lazy.labels_, clusterer(**parameters).fit(rows[0]).labels_)
+    assert_array_equal(lazy.predict(X).compute(), lazy.labels_)
+
+
+def test_other_objectives_take_a_sample_of_dask(rows):
+    X = da.from_array(rows[0], chunks=(RUN, 3))
+    fitted = MIGDClusterer(4, n_neighbors=0, max_samples=200, random_state=0).fit(X)
+    assert len(fitted.labels_) == 640
+
+
+def test_a_small_dask_array_is_an_array(rows):
+    X = da.from_array(rows[0], chunks=(RUN, 3))
+    small = clusterer(max_samples=None).fit(X)
+    assert_same(small, clusterer(max_samples=None).fit(rows[0]))
+
+
+def test_classifier_predicts_lazily(rows):
+    X, y = rows
+    fitted = CollisionClassifier(random_state=0).fit(X, np.where(y < 2, "a", "b"))
+    lazy = da.from_array(X, chunks=(100, 3))
+    assert_array_equal(fitted.predict(lazy).compute(), fitted.predict(X))
+    assert fitted.decision_function(lazy).compute().shape == (640,)
+
+
+def test_interrupted(rows, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Collision, "mean_value", interrupt)  # of the first step
+    with pytest.warns(UserWarning, match="interrupted after 0 epochs"):
+        fitted = clusterer().fit(rows[0])
+    assert_array_equal(fitted.labels_, fitted.predict(rows[0]))
+
+
+def test_diverged(rows, monkeypatch):
+    monkeypatch.setattr(Collision, "mean_value", lambda *args: np.nan)
+    fitted = clusterer()
+    with pytest.raises(ValueError, match="fitted with the weights of epoch 0"):
+        fitted.fit(rows[0])
+    assert_array_equal(fitted.labels_, fitted.predict(rows[0]))
+
+
+def test_checkpoint_of_the_sample(rows, serial, tmp_path):
+    path = tmp_path / "run.npz"
+    first = clusterer(checkpoint=path).fit(rows[0])
+    assert_same(first, serial)
+    assert_same(clusterer(checkpoint=path).fit(rows[0]), serial)
+
+
+def test_verbose(rows, capsys):
+    clusterer(verbose=2).fit(rows[0])
+    assert capsys.readouterr().out.count("epoch   3: loss") == 2  # sample, all rows
+
+
+# --- Bad input --------------------------------------------------------------
+
+
+def refuse(X, message):
+    fitted = clusterer().fit(np.eye(4).repeat(5, axis=0))
+    before = {name: id(value) for name, value in vars(fitted).items()}
+    with pytest.raises(ValueError, match=message):
+        fitted.fit(X)
+    assert {name: id(value) for name, value in vars(fitted).items()} == before
+
+
+def test_unknown_chunks(rows):
+    X = da.from_array(rows[0], chunks=(RUN, 3))
+    refuse(X[X[:, 0] > 0], r"Call X.compute_chunk_sizes\(\)")
+    clusterer().fit(X[X[:, 0] > 0].compute_chunk_sizes())
+
+
+def test_nan_in_a_chunk(rows):
+    X = rows[0].copy()
+    X[45, 1] = np.nan
+    refuse(da.from_array(X, chunks=(RUN, 3)), "row 45 .of the chunk that begins with")
+
+
+def test_wrong_shapes(rows, serial):
+    X = da.from_array(rows[0], chunks=(RUN, 3))
+    refuse(X[:, 0], "Expected 2D array")
+    refuse(X[:0], "0 sample")
+    refuse(X.astype("S3"), "must hold numbers")
+    with pytest.raises(ValueError, match=r"X has 2 features, but .* expecting 3"):
+        serial.predict(X[:, :2])
+    with pytest.raises(NotFittedError):
+        clusterer().predict(X)
+    with pytest.raises(ValueError, match="sample_weight must have shape"):
+        clusterer().fit(X, sample_weight=np.ones(3))
+
+
+def test_integers(rows):
+    X = (100 * rows[0]).astype(int)
+    lazy = clusterer().fit(da.from_array(X, chunks=(RUN, 3)))
+    assert_same(lazy, clusterer().fit(X))
+    assert lazy.coef_.dtype == np.float64

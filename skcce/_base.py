@@ -21,6 +21,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skcce._autologging import inner_fits
+from skcce._blocks import is_dask
 from skcce._callbacks import with_callbacks
 from skcce._discovery import check_extension, extension
 from skcce._estimator import SoftmaxEstimator
@@ -307,6 +308,8 @@ feature_names_in_
             Clusters, integers from 0 to n_clusters - 1; with `contamination`, -1 for
             rows that belong nowhere.
         """
+        if is_dask(X):
+            return self._lazy("predict", X)
         labels = self._logits(X).argmax(axis=1)
         surroundings = self._surroundings
         if surroundings is not None and np.isfinite(surroundings.threshold):
@@ -326,6 +329,8 @@ feature_names_in_
         ndarray of shape (n_samples, n_clusters)
             Logits, one column per cluster, even for two clusters.
         """
+        if is_dask(X):
+            return self._lazy("decision_function", X)
         return self._logits(X)
 
     def transform(self, X: ArrayLike) -> NDArray:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from skcce._blocks import is_dask, take
 from skcce._constraints import Links
 from skcce._objective import Batch, Epoch, given_rows
 
@@ -57,7 +58,7 @@ class TrainingData:
         """Return the samples of positive weight: the others count in nothing."""
         if weight is None or np.ptp(weight) == 0:
             return cls(X, given=X)
-        if weight.all():
+        if weight.all() or is_dask(X):  # a sample leaves them out
             return cls(X, weight, given=X)
         kept = np.flatnonzero(weight)
         part = X[kept] if isinstance(X, np.ndarray) else _Part(X, kept)
@@ -71,13 +72,16 @@ class TrainingData:
             is_needed |= given_rows(self.target)
         if self.links is not None:
             is_needed[self.links.rows] = True
-        others = random_state.permutation(np.flatnonzero(~is_needed))
-        is_needed[others[: max(0, size - (self.n_samples - len(others)))]] = True
+        may_be = ~is_needed if self.weight is None else ~is_needed & (self.weight > 0)
+        others = np.flatnonzero(may_be)
+        if size < self.n_samples:
+            others = random_state.permutation(others)
+        is_needed[others[: max(0, size - np.count_nonzero(is_needed))]] = True
         rows = np.flatnonzero(is_needed)
         weight, target, links = self.weight, self.target, self.links
         return replace(
             self,
-            X=self.X[rows],
+            X=take(self.X, rows),
             weight=None if weight is None else weight[rows] / weight[rows].mean(),
             target=None if target is None else target[rows],
             links=links and links._replace(rows=np.searchsorted(rows, links.rows)),

@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Mapping
+from functools import partial
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -11,12 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skcce._autologging import inner_fits
+from skcce._blocks import is_dask, map_blocks
 from skcce._calibration import temperature
 from skcce._callbacks import CallbackSupportMixin, EpochCallbacks
 from skcce._data import TrainingData
@@ -32,6 +34,7 @@ from skcce._model import SoftmaxModel
 from skcce._neighbors import smooth
 from skcce._objective import Objective, with_targets
 from skcce._outliers import find_outliers
+from skcce._passes import goes_in_passes, train_in_passes
 from skcce._persistence import (
     FITTED,
     Checkpoint,
@@ -178,6 +181,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         ndarray of shape (n_samples, n_clusters)
             Probabilities; rows sum to 1. The dtype is that of `X`.
         """
+        if is_dask(X):
+            return self._lazy("predict_proba", X)
         return softmax(self._logits(X), axis=1)
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray:
@@ -193,6 +198,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         ndarray of shape (n_samples, n_clusters)
             Logarithms, finite where the probability itself underflows.
         """
+        if is_dask(X):
+            return self._lazy("predict_log_proba", X)
         return log_softmax(self._logits(X), axis=1)
 
     @available_if(_has_outlier_scores)
@@ -231,6 +238,12 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         """Intercepts of a linear model, shape (n_units,)."""
         return self._fitted("intercept_")
 
+    def _lazy(self, method: str, X: Any) -> Any:
+        """Return what a method says of a dask array or data frame, a dask array."""
+        from skcce._dask import predicted
+
+        return predicted(self, method, X)
+
     def _logits(self, X: ArrayLike) -> NDArray:
         """Return the logits, one column per cluster, or class."""
         check_is_fitted(self, "model_")
@@ -259,7 +272,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
     ) -> Self:
         """Fit to data that were opened; `classes` are attributes known before."""
         random_state = check_random_state(self.random_state)
-        data = draw_sample(self, model, data, random_state)
+        whole, data = data, draw_sample(self, model, data, objective, random_state)
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
@@ -298,7 +311,10 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                 )
             if settings.shares != "given":
                 objective = asking_for(settings.prior, objective)
-            callbacks = EpochCallbacks(self, X, y, self.max_iter)
+            is_part = data.n_samples < whole.n_samples
+            goes_on = is_part and goes_in_passes(model, objective, data)
+            max_iter = 2 * self.max_iter if goes_on else self.max_iter
+            callbacks = EpochCallbacks(self, X, y, max_iter)
             if resumes:
                 model, state = checkpoint.resume(settings.n_clusters, random_state)
             elif not starts:
@@ -322,12 +338,24 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             self._train(
                 model, data, objective, settings, state, checkpoint, callbacks, found
             )
+            if goes_on and not (state.interrupted or state.stopped or state.error):
+                state = train_in_passes(
+                    model,
+                    data,
+                    whole,
+                    objective,
+                    settings.plan,
+                    state.random_state,
+                    title="all rows, ",
+                    **self._around_epochs(model, data, settings, callbacks, found),
+                )
             clusters = self._set_attributes(
                 model, data, objective, state, found, scores
             )
         callbacks.end_fit()
         raise_if_diverged(state)
-        if checkpoint and not state.interrupted:
+        # That of the sample stays: a run that goes on begins its passes anew.
+        if checkpoint and not state.interrupted and not goes_on:
             checkpoint.write(state, found, self)
         warn_if_unfinished(state, clusters, settings.n_wanted, self)
         return self
@@ -349,6 +377,10 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             for name in ("n_features_in_", "feature_names_in_") if reset else ():
                 vars(self).pop(name, None)  # those of an earlier fit to a table
             return data
+        if is_dask(X):
+            from skcce._dask import opened
+
+            return opened(self, X, reset=reset)
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
 
     def _train(
@@ -367,6 +399,28 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         if state.interrupted or is_joined:
             return
 
+        train(
+            model,
+            data,
+            objective,
+            settings.plan,
+            state,
+            **self._around_epochs(model, data, settings, callbacks, found, checkpoint),
+        )
+        if state.model_state is None:
+            raise_if_failed(state)
+
+    def _around_epochs(
+        self,
+        model: SoftmaxModel,
+        data: TrainingData,
+        settings: Settings,
+        callbacks: EpochCallbacks,
+        found: Mapping[str, Any],
+        checkpoint: Checkpoint | None = None,
+    ) -> dict[str, Any]:
+        """Return what happens before an epoch and after it."""
+
         def end_epoch(state):
             if checkpoint:
                 checkpoint.write(state, found)
@@ -377,18 +431,11 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                 lambda: {"model_": copy.deepcopy(model), "temperature_": 1.0, **found}
             )
 
-        train(
-            model,
-            data,
-            objective,
-            settings.plan,
-            state,
-            verbose=self.verbose,
-            begin_epoch=callbacks.begin_epoch,
-            end_epoch=end_epoch,
-        )
-        if state.model_state is None:
-            raise_if_failed(state)
+        return {
+            "verbose": self.verbose,
+            "begin_epoch": callbacks.begin_epoch,
+            "end_epoch": end_epoch,
+        }
 
     def _set_attributes(
         self,
@@ -439,21 +486,15 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
 
         The tree gets their fine clusters.
         """
-        features, tree = found["features_"], found["_tree"]
+        tree = found["_tree"]
         parts = []
+        predict = partial(_predict_block, model, found, tau)
         with progress_bar(
             self.verbose, total=len(given), desc="predictions", unit=" rows"
         ) as bar:
-            for block in gen_batches(len(given), _ROWS_TO_LOOK_UP):
-                X, scores, fine = given[block], None, None
-                if features is not None:
-                    X, *around = features.look_up(X)
-                    scores = found["_surroundings"].scores(*around)
-                if tree is not None:
-                    fine = finite_logits(tree.model, X).argmax(axis=1)
-                labels, top = predictions(finite_logits(model, X), tau)
-                parts.append((labels, top, scores, fine))
-                bar.update(len(X))
+            for part in map_blocks(predict, given, _ROWS_TO_LOOK_UP):
+                parts.append(part)
+                bar.update(len(part[0]))
         labels, top, scores, fine = (
             None if column[0] is None else np.concatenate(column)
             for column in zip(*parts, strict=True)
@@ -461,6 +502,22 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         if tree is not None:
             tree.labels = fine
         return (labels, top), scores
+
+
+def _predict_block(
+    model: SoftmaxModel, found: Mapping[str, Any], tau: float, X: Any
+) -> tuple:
+    """Return clusters, their probabilities, outlier scores and fine clusters of rows.
+
+    The last two are None if there are none.
+    """
+    features, tree, scores, fine = found["features_"], found["_tree"], None, None
+    if features is not None:
+        X, *around = features.look_up(X)
+        scores = found["_surroundings"].scores(*around)
+    if tree is not None:
+        fine = finite_logits(tree.model, X).argmax(axis=1)
+    return *predictions(finite_logits(model, X), tau), scores, fine
 
 
 def predictions(logits: NDArray, temperature: float) -> tuple[NDArray, NDArray]:

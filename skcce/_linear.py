@@ -1,5 +1,6 @@
 """The linear softmax model."""
 
+import copy
 from collections.abc import Mapping
 from itertools import chain
 from numbers import Integral, Real
@@ -155,30 +156,52 @@ class LinearSoftmax(SoftmaxModel):
     def train_step(
         self, X: NDArray, objective: BatchObjective, *, progress: float
     ) -> float:
+        if self.optimizer == "lbfgs":
+            return self._minimize(self._standardize(X), objective)
+        value, gradient = self.gradient(X, objective)
+        self.update(gradient, progress)
+        return value
+
+    def gradient(
+        self, X: NDArray, objective: BatchObjective
+    ) -> tuple[float, list[NDArray]]:
+        """Return value and gradient by weights and intercepts, without the penalty.
+
+        With an objective that is a sum over rows, those of several parts add up.
+        """
         rows = self._standardize(X)
         weights, intercept = self._weights
         value, gradient = objective(rows @ weights.T + intercept)
-        if self.optimizer == "lbfgs":
-            self._minimize(rows, objective)
-            return value
-        weights_gradient = gradient.T @ rows
-        if self.alpha:
-            weights_gradient += weights.dtype.type(self.alpha) * weights
+        return value, [gradient.T @ rows, gradient.sum(axis=0)]
+
+    def frozen(self) -> Self:
+        """Return what gives gradients, and no more: to be sent to workers."""
+        model = copy.copy(self)
+        model._moments = None
+        return model
+
+    def update(self, gradient: list[NDArray], progress: float) -> None:
+        """Take one step of the optimizer."""
         step_size = 0.5 * self.learning_rate * (1 + np.cos(np.pi * progress))
         self._n_steps += 1
+        dtype = self._mean.dtype
+        slope, shift = (part.astype(dtype, copy=False) for part in gradient)
+        if self.alpha:
+            slope = slope + dtype.type(self.alpha) * self._weights[0]
         for weight, (mean, square), grad in zip(
-            self._weights,
-            self._moments,
-            (weights_gradient, gradient.sum(axis=0)),
-            strict=True,
+            self._weights, self._moments, (slope, shift), strict=True
         ):
             if self.optimizer == "adam":
                 grad = _adam(grad, mean, square, self._n_steps)
             weight -= weight.dtype.type(step_size) * grad
-        return value
 
-    def _minimize(self, rows: NDArray, objective: BatchObjective) -> None:
-        """Go to a minimum of the penalized objective, in float64."""
+    def _minimize(self, rows: NDArray, objective: BatchObjective) -> float:
+        """Go to a minimum of the penalized objective, in float64.
+
+        Returns the value of the objective before.
+        """
+        weights, intercept = self._weights
+        value, _ = objective(rows @ weights.T + intercept)
         rows = rows.astype(np.float64, copy=False)
         n_weights, shape = self._weights[0].size, self._weights[0].shape
 
@@ -194,6 +217,7 @@ class LinearSoftmax(SoftmaxModel):
         found = minimize(penalized, start, jac=True, method="L-BFGS-B", options=_LBFGS)
         parts = np.split(found.x.astype(self._mean.dtype), [n_weights])
         self._weights = [parts[0].reshape(shape), parts[1]]
+        return value
 
     def decision_function(self, X: NDArray) -> NDArray:
         weights, intercept = self._weights

@@ -10,9 +10,11 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.utils import check_array
 
+from skcce._blocks import is_dask
 from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
 from skcce._objective import Objective
+from skcce._passes import goes_in_passes
 from skcce._pseudo_labels import check_prior
 from skcce._spectral import SpectralFeatures
 from skcce._training import Plan, epochs
@@ -202,19 +204,25 @@ def draw_sample(
     estimator: BaseEstimator,
     model: SoftmaxModel,
     data: TrainingData,
+    objective: Objective,
     random_state: np.random.RandomState,
 ) -> TrainingData:
     """Return the samples that a fit looks at: a part of them, if there are too many."""
     most = estimator.max_samples
-    if (
+    needs_all = (
         most is None
         or data.n_samples <= most
         or data.is_labeled
-        or auto_value(estimator, "n_neighbors", model) == 0
         or issparse(estimator.neighbors)
-    ):
+        or not (
+            is_dask(data.X)
+            or auto_value(estimator, "n_neighbors", model) > 0
+            or goes_in_passes(model, objective, data)
+        )
+    )
+    if needs_all and not is_dask(data.X):
         return data
-    return data.sample(most, random_state)
+    return data.sample(data.n_samples if needs_all else most, random_state)
 
 
 def number_and_bounds(

@@ -12,6 +12,7 @@ from scipy.sparse import sparray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skcce._blocks import is_dask
 from skcce._callbacks import with_callbacks
 from skcce._data import TrainingData
 from skcce._estimator import SoftmaxEstimator
@@ -308,6 +309,8 @@ default="auto"
         ndarray of shape (n_samples,)
             Entries of ``classes_``.
         """
+        if is_dask(X):
+            return self._lazy("predict", X)
         numbers = self._logits(X).argmax(axis=1)
         return self.classes_[numbers]
 
@@ -324,6 +327,8 @@ default="auto"
         ndarray of shape (n_samples, n_classes), or (n_samples,)
             Logits; of two classes, those of the second minus those of the first.
         """
+        if is_dask(X):
+            return self._lazy("decision_function", X)
         logits = self._logits(X)
         return logits if logits.shape[1] != 2 else logits[:, 1] - logits[:, 0]
 

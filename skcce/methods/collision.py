@@ -25,7 +25,14 @@ from skcce._estimator import SoftmaxEstimator
 from skcce._model import SoftmaxModel
 from skcce._neighbors import N_STEPS, smooth
 from skcce._objective import Batch, Epoch, Objective, view_weights, with_targets
-from skcce._pseudo_labels import MAX_LAM, fairness, solve_batch
+from skcce._pseudo_labels import (
+    MAX_LAM,
+    RunningUsage,
+    fairness,
+    labels_at,
+    solve_batch,
+    usage_of,
+)
 from skcce._settings import auto_value
 from skcce._spectral import SpectralFeatures
 from skcce.losses import (
@@ -115,6 +122,11 @@ class Collision(Objective):
         self.label_weight = label_weight
         self.n_steps = n_steps
 
+    @property
+    def is_additive(self) -> bool:
+        """Whether what a step needs of its samples are sums: at running usages."""
+        return self.divergence == "reverse"
+
     def check(self, n_clusters: int) -> None:
         """Raise ValueError if a parameter is wrong."""
         super().check(n_clusters)
@@ -164,6 +176,38 @@ class Collision(Objective):
             weights[:, is_given] *= self.label_weight / weights[0, is_given].sum()
         gradient *= weights[..., np.newaxis]
         return float(value + np.vdot(weights, loss)), gradient
+
+    def usages(
+        self, proba: NDArray, memory: float, weight: NDArray | None = None
+    ) -> RunningUsage:
+        """Return the usages of these predictions, to begin a stream with.
+
+        memory : number of samples after which what was known counts 1 / e.
+        """
+        return usage_of(proba, self._lam, self._prior, self.em_iter, memory, weight)
+
+    def at_usages(
+        self, logits: NDArray, usage: RunningUsage, weight: NDArray | None = None
+    ) -> tuple[float, NDArray, NDArray]:
+        """Return what samples of a stream add to the sums of their batch.
+
+        They are the sum of the losses, its gradient with respect to the logits
+        (n, n_clusters), and the labels' sums, which ``updated`` takes. `mean_value`
+        makes the value of the batch of them. No sample depends on the others. This is
+        for the reverse divergence, without links, neighbors, views or given labels.
+        """
+        log_total, proba = log_normalize(logits)
+        labels, sums = labels_at(usage, proba, self._lam, self._prior, weight)
+        loss, gradient = collision_loss_and_gradient(logits, labels, (log_total, proba))
+        if weight is not None:
+            loss, gradient = loss * weight, gradient * weight[:, np.newaxis]
+            gradient = gradient.astype(logits.dtype, copy=False)
+        return float(loss.sum(dtype=np.float64)), gradient, sums
+
+    def mean_value(self, loss_sum: float, sums: NDArray, total: float) -> float:
+        """Return the value of a batch from its sums; `total` is its weight."""
+        fair = fairness(sums[-1] / total, self._prior)
+        return float(loss_sum / total + self._lam * fair)
 
     def _solve(self, proba: NDArray, batch: Batch) -> NDArray:
         """Return the labels of a batch."""

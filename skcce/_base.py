@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import entr
+from scipy.special import entr, softmax
 from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     ClusterMixin,
@@ -301,10 +301,17 @@ feature_names_in_
             Clusters, integers from 0 to n_clusters - 1; with `contamination`, -1 for
             rows that belong nowhere.
         """
-        labels = self._logits(X).argmax(axis=1)
+        check_is_fitted(self, "model_")
         surroundings = self._surroundings
-        if surroundings is not None and np.isfinite(surroundings.threshold):
-            labels[-self.score_samples(X) > surroundings.threshold] = -1
+        threshold = np.inf if surroundings is None else surroundings.threshold
+
+        def label(rows):
+            labels = self._logits(rows).argmax(axis=1)
+            if np.isfinite(threshold):
+                labels[self._outlier_scores(rows) > threshold] = -1
+            return [labels]
+
+        (labels,) = self._by_block(label, X)
         return labels
 
     def decision_function(self, X: ArrayLike) -> NDArray:
@@ -320,7 +327,8 @@ feature_names_in_
         ndarray of shape (n_samples, n_clusters)
             Logits, one column per cluster, even for two clusters.
         """
-        return self._logits(X)
+        (logits,) = self._by_block(lambda rows: [self._logits(rows)], X)
+        return logits
 
     def transform(self, X: ArrayLike) -> NDArray:
         """Return the probability of each cluster: the same as ``predict_proba``.
@@ -362,10 +370,14 @@ feature_names_in_
         float
             Mutual information in nats, between 0 and ln n_clusters.
         """
-        proba = self.predict_proba(X).astype(np.float64, copy=False)
-        weight = check_weights(sample_weight, len(proba))
-        usage = np.average(proba, axis=0, weights=weight)
-        entropy = np.average(entr(proba).sum(axis=1), weights=weight)
+        n_rows, blocks = self._blocks(X)
+        weight = check_weights(sample_weight, n_rows)
+        usage, entropy = 0.0, 0.0
+        for block, rows in blocks:
+            proba = softmax(self._logits(rows), axis=1).astype(np.float64, copy=False)
+            counts = np.ones(len(proba)) if weight is None else weight[block]
+            usage += counts @ proba / n_rows
+            entropy += counts @ entr(proba).sum(axis=1) / n_rows
         return float(entr(usage).sum() - entropy)
 
     @property

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import assert_all_finite, check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skcce._autologging import inner_fits
+from skcce._blocks import fill
 from skcce._calibration import temperature
 from skcce._callbacks import CallbackSupportMixin, EpochCallbacks
 from skcce._data import TrainingData
@@ -40,6 +41,7 @@ from skcce._persistence import (
     save_fit,
 )
 from skcce._pseudo_labels import check_prior
+from skcce._scaling import BLOCK
 from skcce._settings import Settings, resolve
 from skcce._spectral import SpectralFeatures
 from skcce._starts import (
@@ -55,6 +57,10 @@ from skcce._starts import (
 from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
 from skcce._weights import check_weights
+
+_FLOATS = [np.float64, np.float32]
+# What is converted block by block, not as a whole.
+_IN_LARGE_FILES = [*_FLOATS, np.float16, np.uint8]
 
 
 def _has_outlier_scores(estimator: "SoftmaxEstimator") -> bool:
@@ -168,7 +174,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         ndarray of shape (n_samples, n_clusters)
             Probabilities; rows sum to 1. The dtype is that of `X`.
         """
-        return softmax(self._logits(X), axis=1)
+        (proba,) = self._by_block(lambda rows: [softmax(self._logits(rows), axis=1)], X)
+        return proba
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray:
         """Return the log-probability of each cluster, or class, for each sample.
@@ -183,7 +190,48 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         ndarray of shape (n_samples, n_clusters)
             Logarithms, finite where the probability itself underflows.
         """
-        return log_softmax(self._logits(X), axis=1)
+        (log_proba,) = self._by_block(
+            lambda rows: [log_softmax(self._logits(rows), axis=1)], X
+        )
+        return log_proba
+
+    def predict_topk(self, X: ArrayLike, k: int) -> tuple[NDArray, NDArray]:
+        """Return the most probable clusters, or classes, of each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Data, not necessarily seen in fit.
+        k : int
+            How many of them, from 1 to n_clusters.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples, k)
+            Numbers of clusters, or entries of ``classes_``, the most probable first;
+            of equal ones, the first first. None is -1.
+        probabilities : ndarray of shape (n_samples, k)
+            Their probabilities.
+
+        Raises
+        ------
+        ValueError
+            If `k` is no integer from 1 to n_clusters.
+        """
+        check_is_fitted(self, "model_")
+        if not isinstance(k, Integral) or not 1 <= k <= self.n_clusters_:
+            raise ValueError(
+                f"k={k!r} must be an integer from 1 to n_clusters_={self.n_clusters_}: "
+                "how many of the most probable ones."
+            )
+
+        def largest(rows):
+            logits = self._logits(rows)
+            order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+            return order, np.take_along_axis(softmax(logits, axis=1), order, axis=1)
+
+        labels, proba = self._by_block(largest, X)
+        return getattr(self, "classes_", np.arange(self.n_clusters_))[labels], proba
 
     @available_if(_has_outlier_scores)
     def score_samples(self, X: ArrayLike) -> NDArray:
@@ -205,10 +253,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         AttributeError
             If the fit had no neighbors, or its features are the rows as they are.
         """
-        check_is_fitted(self, "model_")
-        X = self._validate_input(X, self.model_, reset=False)
-        with single_blas_thread(), inner_fits():
-            return -self._surroundings.scores(*self.features_.nearest_others(X))
+        (scores,) = self._by_block(lambda rows: [self._outlier_scores(rows)], X)
+        return -scores
 
     @property
     def coef_(self) -> NDArray:
@@ -220,15 +266,47 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         """Intercepts of a linear model, shape (n_units,)."""
         return self._fitted("intercept_")
 
-    def _logits(self, X: ArrayLike) -> NDArray:
-        """Return the logits, one column per cluster, or class."""
+    def _by_block(
+        self, function: Callable[[Any], Sequence[NDArray]], X: Any
+    ) -> tuple[NDArray, ...]:
+        """Return what `function` makes of new rows: arrays with an entry for each."""
+        n_rows, blocks = self._blocks(X)
+        return fill(n_rows, ((block, function(rows)) for block, rows in blocks))
+
+    def _blocks(self, X: Any) -> tuple[int, Iterator[tuple[slice, Any]]]:
+        """Return how many new rows there are, and the rows, checked, block by block.
+
+        Of a network, all at once: it makes its own blocks.
+        """
         check_is_fitted(self, "model_")
-        X = self._validate_input(X, self.model_, reset=False)
+        model = self.model_
+        if model.learns_features or model.validate_input(X) is not None:
+            X = self._validate_input(X, model, reset=False)
+            return X.shape[0], iter([(slice(None), X)])
+        X = self._validate_input(
+            X, model, reset=False, dtype=_IN_LARGE_FILES, ensure_all_finite=False
+        )
+
+        def checked(rows):
+            name = type(self).__name__
+            assert_all_finite(rows, estimator_name=name, input_name="X")
+            return rows if rows.dtype in _FLOATS else rows.astype(np.float64)
+
+        blocks = gen_batches(X.shape[0], BLOCK)
+        return X.shape[0], ((block, checked(X[block])) for block in blocks)
+
+    def _logits(self, rows: Any) -> NDArray:
+        """Return the logits of rows that were checked, one column per cluster."""
         if self.features_ is not None:
             with single_blas_thread(), inner_fits():
-                X = self.features_.transform_rows(X)
-        logits = self.model_.decision_function(X)
+                rows = self.features_.transform_rows(rows)
+        logits = self.model_.decision_function(rows)
         return logits / logits.dtype.type(self.temperature_)
+
+    def _outlier_scores(self, rows: NDArray) -> NDArray:
+        """Return how foreign rows are that were checked."""
+        with single_blas_thread(), inner_fits():
+            return self._surroundings.scores(*self.features_.nearest_others(rows))
 
     def _fitted(self, name: str) -> Any:
         # AttributeError, as scikit-learn's: hasattr tells whether there are any.
@@ -329,14 +407,14 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         return model, data
 
     def _validate_input(
-        self, X: ArrayLike, model: SoftmaxModel, *, reset: bool
+        self, X: ArrayLike, model: SoftmaxModel, *, reset: bool, **how: Any
     ) -> NDArray:
         data = model.validate_input(X)
         if data is not None:
             for name in ("n_features_in_", "feature_names_in_") if reset else ():
                 vars(self).pop(name, None)  # those of an earlier fit to a table
             return data
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        return validate_data(self, X, reset=reset, **{"dtype": _FLOATS, **how})
 
     def _train(
         self,

@@ -296,7 +296,7 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         ndarray of shape (n_samples,)
             Entries of ``classes_``.
         """
-        numbers = self._logits(X).argmax(axis=1)
+        (numbers,) = self._by_block(lambda rows: [self._logits(rows).argmax(axis=1)], X)
         return self.classes_[numbers]
 
     def decision_function(self, X: ArrayLike) -> NDArray:
@@ -312,8 +312,13 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         ndarray of shape (n_samples, n_classes), or (n_samples,)
             Logits; of two classes, those of the second minus those of the first.
         """
-        logits = self._logits(X)
-        return logits if logits.shape[1] != 2 else logits[:, 1] - logits[:, 0]
+
+        def decide(rows):
+            logits = self._logits(rows)
+            return [logits if logits.shape[1] != 2 else logits[:, 1] - logits[:, 0]]
+
+        (decisions,) = self._by_block(decide, X)
+        return decisions
 
     @property
     def transduction_(self) -> NDArray:

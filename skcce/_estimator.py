@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
 from sklearn.utils import assert_all_finite, check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
@@ -21,6 +23,7 @@ from skcce._blocks import fill
 from skcce._calibration import temperature
 from skcce._callbacks import CallbackSupportMixin, EpochCallbacks
 from skcce._data import TrainingData
+from skcce._export import as_scikit_learn
 from skcce._linear import LinearSoftmax
 from skcce._messages import (
     advice,
@@ -232,6 +235,50 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
 
         labels, proba = self._by_block(largest, X)
         return getattr(self, "classes_", np.arange(self.n_clusters_))[labels], proba
+
+    def to_sklearn(self) -> LogisticRegression | Pipeline:
+        """Return a scikit-learn model that predicts the same probabilities.
+
+        It needs skcce only for the features of ``features="spectral"``. Without these,
+        skl2onnx makes ONNX of it.
+
+        Returns
+        -------
+        LogisticRegression or Pipeline
+            As if it had been fitted; in float64, whatever the dtype of the training
+            data. With ``features="spectral"`` a pipeline of ``features_`` and the
+            LogisticRegression. Its classes are the clusters, from 0 on, or
+            ``classes_``; it knows no -1 of `contamination`.
+
+        Raises
+        ------
+        NotFittedError
+            If nothing was fitted.
+        ValueError
+            If the model is not linear, there is only one cluster, or the clusters are
+            joined from finer ones (``model_.groups_``), as with ``prior="learn"``, and
+            maybe "auto": sums of probabilities are not those of a LogisticRegression.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skcce import CollisionClusterer
+        >>> X = load_iris().data
+        >>> clusterer = CollisionClusterer(3, features=None, prior=None, random_state=0)
+        >>> regression = clusterer.fit(X).to_sklearn()
+        >>> regression
+        LogisticRegression()
+        >>> abs(regression.predict_proba(X) - clusterer.predict_proba(X)).max() < 1e-6
+        True
+        """
+        check_is_fitted(self, "model_")
+        return as_scikit_learn(
+            self.model_,
+            self.features_,
+            self.temperature_,
+            getattr(self, "classes_", np.arange(self.n_clusters_)),
+            getattr(self, "feature_names_in_", None),
+        )
 
     @available_if(_has_outlier_scores)
     def score_samples(self, X: ArrayLike) -> NDArray:

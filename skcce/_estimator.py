@@ -241,14 +241,15 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                 "how many of the most probable ones."
             )
 
+        names = getattr(self, "classes_", np.arange(self.n_clusters_))
+
         def most_probable(rows):
             logits = self._logits(rows)
             proba = softmax(logits, axis=1)
             order = _largest(logits, k)
-            return order, np.take_along_axis(proba, order, axis=1)
+            return names[order], np.take_along_axis(proba, order, axis=1)
 
-        labels, proba = self._by_block(most_probable, X)
-        return getattr(self, "classes_", np.arange(self.n_clusters_))[labels], proba
+        return self._by_block(most_probable, X)
 
     def to_sklearn(self) -> LogisticRegression | Pipeline:
         """Return a scikit-learn model that predicts the same probabilities.

@@ -19,7 +19,7 @@ def as_scikit_learn(
     classes: NDArray,
     names: NDArray | None,
 ) -> LogisticRegression | Pipeline:
-    """Return what predicts the same probabilities, behind the features if there are any.
+    """Return what predicts the same probabilities, behind the features if any.
 
     Parameters
     ----------

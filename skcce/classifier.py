@@ -296,8 +296,10 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         ndarray of shape (n_samples,)
             Entries of ``classes_``.
         """
-        (numbers,) = self._by_block(lambda rows: [self._logits(rows).argmax(axis=1)], X)
-        return self.classes_[numbers]
+        (labels,) = self._by_block(
+            lambda rows: [self.classes_[self._logits(rows).argmax(axis=1)]], X
+        )
+        return labels
 
     def decision_function(self, X: ArrayLike) -> NDArray:
         """Return the logits of the classes.

@@ -276,6 +276,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
 
         Examples
         --------
+        >>> import numpy as np
         >>> from sklearn.datasets import load_iris
         >>> from skcce import CollisionClusterer
         >>> X = load_iris().data
@@ -283,7 +284,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         >>> regression = clusterer.fit(X).to_sklearn()
         >>> regression
         LogisticRegression()
-        >>> abs(regression.predict_proba(X) - clusterer.predict_proba(X)).max() < 1e-6
+        >>> np.allclose(regression.predict_proba(X), clusterer.predict_proba(X))
         True
         """
         check_is_fitted(self, "model_")

@@ -7,8 +7,10 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import sparray
 from scipy.special import entr, softmax
 from sklearn.base import (
+    BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     ClusterMixin,
     TransformerMixin,
@@ -48,8 +50,8 @@ class SoftmaxClusterer(
         the clusters of a tree; a number is trained for.
     objective : Objective
         What is minimized, such as :class:`skcce.methods.MutualInformation`.
-    model, features, n_neighbors, init, n_init, max_iter, batch_size, tol, \
-contamination, checkpoint, random_state, verbose
+    model, features, n_neighbors, neighbors, init, n_init, max_iter, batch_size, \
+max_samples, tol, contamination, checkpoint, random_state, verbose
         As those of :class:`skcce.CollisionClusterer`.
 
     Attributes
@@ -95,10 +97,12 @@ feature_names_in_
         model: SoftmaxModel | None = None,
         features: SpectralFeatures | Literal["auto", "spectral"] | None = "auto",
         n_neighbors: int | Literal["auto"] = "auto",
+        neighbors: str | sparray | BaseEstimator = "auto",
         init: str | ArrayLike = "auto",
         n_init: int | Literal["auto"] = "auto",
         max_iter: int = 20,
         batch_size: int | Literal["auto"] = "auto",
+        max_samples: int | None = 100_000,
         tol: float = 1e-3,
         contamination: float | None = None,
         checkpoint: str | os.PathLike | None = None,
@@ -110,10 +114,12 @@ feature_names_in_
         self.model = model
         self.features = features
         self.n_neighbors = n_neighbors
+        self.neighbors = neighbors
         self.init = init
         self.n_init = n_init
         self.max_iter = max_iter
         self.batch_size = batch_size
+        self.max_samples = max_samples
         self.tol = tol
         self.contamination = contamination
         self.checkpoint = checkpoint
@@ -306,9 +312,10 @@ feature_names_in_
         threshold = np.inf if surroundings is None else surroundings.threshold
 
         def label(rows):
-            labels = self._logits(rows).argmax(axis=1)
+            features, around = self._look_up(rows)
+            labels = self._logits_of(features).argmax(axis=1)
             if np.isfinite(threshold):
-                labels[self._outlier_scores(rows) > threshold] = -1
+                labels[surroundings.scores(*around) > threshold] = -1
             return [labels]
 
         (labels,) = self._by_block(label, X)

@@ -37,7 +37,8 @@ class TrainingData:
     kept : ndarray of shape (n_samples,) or None
         Numbers of the samples in `given`; None if `X` has them all.
     given : any
-        What was given to the fit, samples of weight 0 included.
+        What was given to the fit: samples of weight 0, and those that were not drawn,
+        included.
     """
 
     X: Any
@@ -62,6 +63,26 @@ class TrainingData:
         part = X[kept] if isinstance(X, np.ndarray) else _Part(X, kept)
         rest = cls.of(part, weight[kept] / weight[kept].mean())
         return replace(rest, kept=kept, given=X)
+
+    def sample(self, size: int, random_state: np.random.RandomState) -> "TrainingData":
+        """Return a random sample; what has a label or a link belongs to it."""
+        is_needed = np.zeros(self.n_samples, dtype=bool)
+        if self.target is not None:
+            is_needed |= given_rows(self.target)
+        if self.links is not None:
+            is_needed[self.links.rows] = True
+        others = random_state.permutation(np.flatnonzero(~is_needed))
+        is_needed[others[: max(0, size - (self.n_samples - len(others)))]] = True
+        rows = np.flatnonzero(is_needed)
+        weight, target, links = self.weight, self.target, self.links
+        return replace(
+            self,
+            X=self.X[rows],
+            weight=None if weight is None else weight[rows] / weight[rows].mean(),
+            target=None if target is None else target[rows],
+            links=links and links._replace(rows=np.searchsorted(rows, links.rows)),
+            kept=rows if self.kept is None else self.kept[rows],
+        )
 
     @property
     def n_samples(self) -> int:

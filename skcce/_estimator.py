@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.utils import assert_all_finite, check_random_state, gen_batches
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -43,9 +43,10 @@ from skcce._persistence import (
     load_fit,
     save_fit,
 )
+from skcce._progress import progress_bar
 from skcce._pseudo_labels import check_prior
 from skcce._scaling import BLOCK
-from skcce._settings import Settings, resolve
+from skcce._settings import Settings, draw_sample, resolve
 from skcce._spectral import SpectralFeatures
 from skcce._starts import (
     ask_labels,
@@ -60,6 +61,9 @@ from skcce._starts import (
 from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
 from skcce._weights import check_weights
+
+# Many at a time, so that several of them look into the same cell.
+_ROWS_TO_LOOK_UP = 65_536
 
 _FLOATS = [np.float64, np.float32]
 # What is converted block by block, not as a whole.
@@ -112,12 +116,18 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             Interval(Integral, 0, None, closed="left"),
             StrOptions({"auto"}),
         ],
+        "neighbors": [
+            StrOptions({"auto", "exact", "approximate"}),
+            "sparse matrix",
+            HasMethods("fit_transform"),
+        ],
         "n_init": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [
             Interval(Integral, 1, None, closed="left"),
             StrOptions({"auto"}),
         ],
+        "max_samples": [Interval(Integral, 2, None, closed="left"), None],
         "checkpoint": [str, os.PathLike, None],
         "tol": [Interval(Real, 0, None, closed="left")],
         "random_state": ["random_state"],
@@ -316,8 +326,13 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         AttributeError
             If the fit had no neighbors, or its features are the rows as they are.
         """
-        (scores,) = self._by_block(lambda rows: [self._outlier_scores(rows)], X)
-        return -scores
+
+        def score(rows):
+            _, around = self._look_up(rows)
+            return [-self._surroundings.scores(*around)]
+
+        (scores,) = self._by_block(score, X)
+        return scores
 
     @property
     def coef_(self) -> NDArray:
@@ -355,21 +370,25 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             assert_all_finite(rows, estimator_name=name, input_name="X")
             return rows if rows.dtype in _FLOATS else rows.astype(np.float64)
 
-        blocks = gen_batches(X.shape[0], BLOCK)
+        size = BLOCK if self.features_ is None else _ROWS_TO_LOOK_UP
+        blocks = gen_batches(X.shape[0], size)
         return X.shape[0], ((block, checked(X[block])) for block in blocks)
 
     def _logits(self, rows: Any) -> NDArray:
         """Return the logits of rows that were checked, one column per cluster."""
-        if self.features_ is not None:
-            with single_blas_thread(), inner_fits():
-                rows = self.features_.transform_rows(rows)
-        logits = self.model_.decision_function(rows)
-        return logits / logits.dtype.type(self.temperature_)
+        return self._logits_of(self._look_up(rows)[0])
 
-    def _outlier_scores(self, rows: NDArray) -> NDArray:
-        """Return how foreign rows are that were checked."""
+    def _look_up(self, rows: Any) -> tuple[Any, Sequence[NDArray]]:
+        """Return the features of rows that were checked, and what is near to them."""
+        if self.features_ is None:
+            return rows, ()
         with single_blas_thread(), inner_fits():
-            return self._surroundings.scores(*self.features_.nearest_others(rows))
+            features, *around = self.features_.look_up(rows)
+        return features, around
+
+    def _logits_of(self, features: Any) -> NDArray:
+        logits = self.model_.decision_function(features)
+        return logits / logits.dtype.type(self.temperature_)
 
     def _fitted(self, name: str) -> Any:
         # AttributeError, as scikit-learn's: hasattr tells whether there are any.
@@ -388,6 +407,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         classes: Mapping[str, NDArray] = MappingProxyType({}),
     ) -> Self:
         """Fit to data that were opened; `classes` are attributes known before."""
+        random_state = check_random_state(self.random_state)
+        data = draw_sample(self, model, data, random_state)
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
@@ -395,11 +416,12 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         resumes = checkpoint is not None and checkpoint.exists
         if resumes:
             settings = checkpoint.settings(settings)
-        random_state = check_random_state(self.random_state)
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
         with single_blas_thread():
-            data, neighbors, features, rows = embed(data, settings, random_state)
+            data, neighbors, features, rows = embed(
+                data, settings, random_state, self.verbose
+            )
             settings = ask_labels(settings, data)
             if resumes:
                 tree, fine = checkpoint.tree, None
@@ -414,7 +436,6 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                     model,
                     data,
                     objective,
-                    features,
                     neighbors,
                     rows,
                     settings,
@@ -528,7 +549,6 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         scores: NDArray | None,
     ) -> NDArray:
         """Return the cluster of every sample, outliers included."""
-        features = found["features_"]
         try:
             # A copy, as a checkpoint goes on from the predictions of the last epoch.
             final = copy.copy(state)
@@ -537,21 +557,13 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             if data.graph is not None:
                 proba = with_targets(softmax(logits, axis=1), data.target)
                 tau = temperature(logits, smooth(data.graph, proba), data.weight)
+            predicted = predictions(logits, tau)
             if data.kept is not None:
-                given = data.given
-                if features is not None:
-                    scores = found["_surroundings"].scores(
-                        *features.nearest_others(given)
-                    )
-                    given = features.transform_rows(given)
-                logits = finite_logits(model, given)
-                if found["_tree"] is not None:
-                    fine = finite_logits(found["_tree"].model, given)
-                    found["_tree"].labels = fine.argmax(axis=1)
+                predicted, scores = self._predict_given(model, data.given, found, tau)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
-        logits = logits / logits.dtype.type(tau)
-        labels = clusters = logits.argmax(axis=1)
+        labels, probabilities = predicted
+        clusters = labels
         if scores is not None:
             found = {**found, "outlier_scores_": scores}
             is_foreign = scores > found["_surroundings"].threshold
@@ -563,8 +575,44 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             **found,
             temperature_=tau,
             labels_=labels,
-            probabilities_=softmax(logits, axis=1).max(axis=1),
+            probabilities_=probabilities,
             loss_=loss,
             **curves(state),
         )
         return clusters
+
+    def _predict_given(
+        self, model: SoftmaxModel, given: Any, found: Mapping[str, Any], tau: float
+    ) -> tuple[tuple[NDArray, NDArray], NDArray | None]:
+        """Return predictions for all rows of a fit that looked at some, and scores.
+
+        The tree gets their fine clusters.
+        """
+        features, tree = found["features_"], found["_tree"]
+        parts = []
+        with progress_bar(
+            self.verbose, total=len(given), desc="predictions", unit=" rows"
+        ) as bar:
+            for block in gen_batches(len(given), _ROWS_TO_LOOK_UP):
+                X, scores, fine = given[block], None, None
+                if features is not None:
+                    X, *around = features.look_up(X)
+                    scores = found["_surroundings"].scores(*around)
+                if tree is not None:
+                    fine = finite_logits(tree.model, X).argmax(axis=1)
+                labels, top = predictions(finite_logits(model, X), tau)
+                parts.append((labels, top, scores, fine))
+                bar.update(len(X))
+        labels, top, scores, fine = (
+            None if column[0] is None else np.concatenate(column)
+            for column in zip(*parts, strict=True)
+        )
+        if tree is not None:
+            tree.labels = fine
+        return (labels, top), scores
+
+
+def predictions(logits: NDArray, temperature: float) -> tuple[NDArray, NDArray]:
+    """Return the likeliest cluster of each row, and its probability."""
+    logits = logits / logits.dtype.type(temperature)
+    return logits.argmax(axis=1), softmax(logits, axis=1).max(axis=1)

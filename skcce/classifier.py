@@ -8,7 +8,8 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import ClassifierMixin
+from scipy.sparse import sparray
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skcce._callbacks import with_callbacks
@@ -94,6 +95,9 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
     n_neighbors : int or "auto", default="auto"
         Number of nearest neighbors, as that of :class:`CollisionClusterer`. "auto" is 0
         if all samples have labels, and `features` asks for none.
+    neighbors : {"auto", "exact", "approximate"}, sparse matrix or transformer, \
+default="auto"
+        How they are found, as that of :class:`CollisionClusterer`.
     n_init : int or "auto", default="auto"
         Number of k-means starts beside the spread labels, or of random ones of a
         network; "auto" is as that of :class:`CollisionClusterer`, or 1 if all samples
@@ -102,6 +106,10 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         Maximum number of epochs, over which the learning rate decays.
     batch_size : int or "auto", default="auto"
         Samples per step, as that of :class:`CollisionClusterer`.
+    max_samples : int or None, default=100_000
+        Number of rows of a random sample, as that of :class:`CollisionClusterer`; rows
+        with labels belong to it. If all have labels, and without neighbors, all rows
+        take part.
     tol : float, default=1e-3
         Stop after 3 consecutive epochs in which the predicted class of at most this
         share of the samples changed.
@@ -202,9 +210,11 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         divergence: Literal["reverse", "forward"] = "reverse",
         view_weight: float = 2.0,
         n_neighbors: int | Literal["auto"] = "auto",
+        neighbors: str | sparray | BaseEstimator = "auto",
         n_init: int | Literal["auto"] = "auto",
         max_iter: int = 20,
         batch_size: int | Literal["auto"] = "auto",
+        max_samples: int | None = 100_000,
         tol: float = 1e-3,
         checkpoint: str | os.PathLike | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -221,9 +231,11 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         self.divergence = divergence
         self.view_weight = view_weight
         self.n_neighbors = n_neighbors
+        self.neighbors = neighbors
         self.n_init = n_init
         self.max_iter = max_iter
         self.batch_size = batch_size
+        self.max_samples = max_samples
         self.tol = tol
         self.checkpoint = checkpoint
         self.random_state = random_state

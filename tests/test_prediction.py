@@ -62,6 +62,11 @@ def results(estimator, X):
     return whole
 
 
+def small_blocks(monkeypatch):
+    for name in ("BLOCK", "_ROWS_TO_LOOK_UP"):
+        monkeypatch.setattr(skcce._estimator, name, 64)
+
+
 def test_fill_puts_blocks_together():
     parts = [
         (slice(0, 2), [np.array([1, 2]), np.ones((2, 3), np.float32)]),
@@ -78,7 +83,7 @@ def test_blocks_do_not_matter(clusterer, dtype, monkeypatch):
     X = rows(700, dtype)[0]
     expected = results(clusterer, X)
     score = clusterer.score(X)
-    monkeypatch.setattr(skcce._estimator, "BLOCK", 64)
+    small_blocks(monkeypatch)
     for name, values in results(clusterer, X).items():
         assert values.dtype == expected[name].dtype
         assert_allclose(values, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
@@ -97,7 +102,7 @@ def test_number_of_rows_does_not_matter(clusterer, dtype):
 def test_blocks_of_a_classifier(classifier, monkeypatch):
     X = named()[0]
     expected = results(classifier, X)
-    monkeypatch.setattr(skcce._estimator, "BLOCK", 64)
+    small_blocks(monkeypatch)
     for name, values in results(classifier, X).items():
         if values.dtype.kind == "f":
             assert_allclose(values, expected[name], atol=1e-9)
@@ -111,7 +116,7 @@ def test_score_of_weighted_blocks(clusterer, monkeypatch):
     proba = clusterer.predict_proba(X)
     entropy = np.average(entr(proba).sum(axis=1), weights=weight)
     usage = np.average(proba, axis=0, weights=weight)
-    monkeypatch.setattr(skcce._estimator, "BLOCK", 64)
+    small_blocks(monkeypatch)
     score = clusterer.score(X, sample_weight=weight)
     assert_allclose(score, entr(usage).sum() - entropy)
     with pytest.raises(ValueError, match=r"must have shape \(300,\)"):

@@ -22,7 +22,7 @@ from itertools import cycle, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from skcce._pseudo_labels.kernel import kernel
+from skcce._kernel import kernel
 from skcce._pseudo_labels.objective import Problem, sum_labels
 from skcce._threads import count_threads
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import sparray
-from scipy.special import entr
+from scipy.special import entr, softmax
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -275,11 +275,11 @@ feature_names_in_
             # There will be another fit.
             warnings.simplefilter("ignore", ConvergenceWarning)
             new.fit(X)
-        logits = new._logits(X)
+        logits = new.decision_function(X)
         # Clusters of a given prior have the numbers of their shares.
         is_free = isinstance(getattr(self, "prior", None), str | None)
         if hasattr(self, "model_") and is_free:
-            old, found = self._logits(X).argmax(axis=1), logits.argmax(axis=1)
+            old, found = self.decision_function(X).argmax(axis=1), logits.argmax(axis=1)
             numbers = new_numbers(old, found, self.n_clusters_, new.n_clusters_)
             order = np.argsort(numbers)
             new.model_ = renumbered(new.model_, numbers)
@@ -427,10 +427,18 @@ feature_names_in_
         """
         if is_dask(X):
             return self._lazy("predict", X)
-        labels = self._logits(X).argmax(axis=1)
+        check_is_fitted(self, "model_")
         surroundings = self._surroundings
-        if surroundings is not None and np.isfinite(surroundings.threshold):
-            labels[-self.score_samples(X) > surroundings.threshold] = -1
+        threshold = np.inf if surroundings is None else surroundings.threshold
+
+        def label(rows):
+            features, around = self._look_up(rows)
+            labels = self._logits_of(features).argmax(axis=1)
+            if np.isfinite(threshold):
+                labels[surroundings.scores(*around) > threshold] = -1
+            return [labels]
+
+        (labels,) = self._by_block(label, X)
         return labels
 
     def decision_function(self, X: ArrayLike) -> NDArray:
@@ -448,7 +456,8 @@ feature_names_in_
         """
         if is_dask(X):
             return self._lazy("decision_function", X)
-        return self._logits(X)
+        (logits,) = self._by_block(lambda rows: [self._logits(rows)], X)
+        return logits
 
     def transform(self, X: ArrayLike) -> NDArray:
         """Return the probability of each cluster: the same as ``predict_proba``.
@@ -490,10 +499,14 @@ feature_names_in_
         float
             Mutual information in nats, between 0 and ln n_clusters.
         """
-        proba = self.predict_proba(X).astype(np.float64, copy=False)
-        weight = check_weights(sample_weight, len(proba))
-        usage = np.average(proba, axis=0, weights=weight)
-        entropy = np.average(entr(proba).sum(axis=1), weights=weight)
+        n_rows, blocks = self._blocks(X)
+        weight = check_weights(sample_weight, n_rows)
+        usage, entropy = 0.0, 0.0
+        for block, rows in blocks:
+            proba = softmax(self._logits(rows), axis=1).astype(np.float64, copy=False)
+            counts = np.ones(len(proba)) if weight is None else weight[block]
+            usage += counts @ proba / n_rows
+            entropy += counts @ entr(proba).sum(axis=1) / n_rows
         return float(entr(usage).sum() - entropy)
 
     @property

@@ -255,6 +255,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         if resumes:
             settings = checkpoint.settings(settings)
         random_state = check_random_state(self.random_state)
+        verbose = self.verbose if model.is_main_process else 0
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
         with single_blas_thread():
@@ -278,7 +279,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                     rows,
                     settings,
                     random_state,
-                    self.verbose,
+                    verbose,
                 )
                 settings, starts = choose(
                     tree, fine, rows, data, settings, random_state
@@ -292,7 +293,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                 model, state = join_fine(tree, fine, data, settings.n_clusters)
             else:
                 model, state = best_start(
-                    model, data, objective, starts, settings, random_state, self.verbose
+                    model, data, objective, starts, settings, random_state, verbose
                 )
             scores, surroundings = None, None
             if features is not None:
@@ -316,7 +317,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         raise_if_diverged(state)
         if checkpoint and not state.interrupted:
             checkpoint.write(state, found, self)
-        warn_if_unfinished(state, clusters, settings.n_wanted, self)
+        if model.is_main_process:
+            warn_if_unfinished(state, clusters, settings.n_wanted, self)
         return self
 
     def _open(
@@ -357,7 +359,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         def end_epoch(state):
             if checkpoint:
                 checkpoint.write(state, found)
-            if not data.is_labeled:  # or a class that is rare need not be predicted
+            # A class that is rare need not be predicted.
+            if model.is_main_process and not data.is_labeled:
                 warn_of_collapse(state, settings.n_wanted, self)
             return callbacks.end_epoch(
                 # A copy, because a callback may keep it.
@@ -370,7 +373,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             objective,
             settings.plan,
             state,
-            verbose=self.verbose,
+            verbose=self.verbose if model.is_main_process else 0,
             begin_epoch=callbacks.begin_epoch,
             end_epoch=end_epoch,
         )

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from skcce._blocks import is_dask, take
 from skcce._constraints import Links
 from skcce._objective import Batch, Epoch, given_rows
 
@@ -37,7 +38,8 @@ class TrainingData:
     kept : ndarray of shape (n_samples,) or None
         Numbers of the samples in `given`; None if `X` has them all.
     given : any
-        What was given to the fit, samples of weight 0 included.
+        What was given to the fit: samples of weight 0, and those that were not drawn,
+        included.
     """
 
     X: Any
@@ -56,12 +58,35 @@ class TrainingData:
         """Return the samples of positive weight: the others count in nothing."""
         if weight is None or np.ptp(weight) == 0:
             return cls(X, given=X)
-        if weight.all():
+        if weight.all() or is_dask(X):  # a sample leaves them out
             return cls(X, weight, given=X)
         kept = np.flatnonzero(weight)
         part = X[kept] if isinstance(X, np.ndarray) else _Part(X, kept)
         rest = cls.of(part, weight[kept] / weight[kept].mean())
         return replace(rest, kept=kept, given=X)
+
+    def sample(self, size: int, random_state: np.random.RandomState) -> "TrainingData":
+        """Return a random sample; what has a label or a link belongs to it."""
+        is_needed = np.zeros(self.n_samples, dtype=bool)
+        if self.target is not None:
+            is_needed |= given_rows(self.target)
+        if self.links is not None:
+            is_needed[self.links.rows] = True
+        may_be = ~is_needed if self.weight is None else ~is_needed & (self.weight > 0)
+        others = np.flatnonzero(may_be)
+        if size < self.n_samples:
+            others = random_state.permutation(others)
+        is_needed[others[: max(0, size - np.count_nonzero(is_needed))]] = True
+        rows = np.flatnonzero(is_needed)
+        weight, target, links = self.weight, self.target, self.links
+        return replace(
+            self,
+            X=take(self.X, rows),
+            weight=None if weight is None else weight[rows] / weight[rows].mean(),
+            target=None if target is None else target[rows],
+            links=links and links._replace(rows=np.searchsorted(rows, links.rows)),
+            kept=rows if self.kept is None else self.kept[rows],
+        )
 
     @property
     def n_samples(self) -> int:

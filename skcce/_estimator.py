@@ -2,7 +2,8 @@
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -11,15 +12,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.utils import assert_all_finite, check_random_state, gen_batches
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skcce._autologging import inner_fits
+from skcce._blocks import fill, is_dask, map_blocks
 from skcce._calibration import temperature
 from skcce._callbacks import CallbackSupportMixin, EpochCallbacks
 from skcce._data import TrainingData
+from skcce._export import as_scikit_learn
 from skcce._linear import LinearSoftmax
 from skcce._messages import (
     advice,
@@ -32,6 +37,7 @@ from skcce._model import SoftmaxModel
 from skcce._neighbors import smooth
 from skcce._objective import Objective, with_targets
 from skcce._outliers import find_outliers
+from skcce._passes import goes_in_passes, train_in_passes
 from skcce._persistence import (
     FITTED,
     Checkpoint,
@@ -39,8 +45,10 @@ from skcce._persistence import (
     load_fit,
     save_fit,
 )
+from skcce._progress import progress_bar
 from skcce._pseudo_labels import check_prior
-from skcce._settings import Settings, resolve
+from skcce._scaling import BLOCK
+from skcce._settings import Settings, draw_sample, resolve
 from skcce._spectral import SpectralFeatures
 from skcce._starts import (
     ask_labels,
@@ -56,12 +64,32 @@ from skcce._threads import single_blas_thread
 from skcce._training import TrainingState, evaluate, finite_logits, train
 from skcce._weights import check_weights
 
+# Many at a time, so that several of them look into the same cell.
+_ROWS_TO_LOOK_UP = 65_536
+
+_FLOATS = [np.float64, np.float32]
+# What is converted block by block, not as a whole.
+_IN_LARGE_FILES = [*_FLOATS, np.float16, np.uint8]
+
 
 def _has_outlier_scores(estimator: "SoftmaxEstimator") -> bool:
     """Whether a fit has them, or may have them."""
     if getattr(estimator, "_surroundings", True) is None:
         raise AttributeError("Outlier scores need features='spectral'.")
     return True
+
+
+def _largest(logits: NDArray, k: int) -> NDArray:
+    """Return the columns (n, k) of the largest logits, and overwrite these.
+
+    The largest first; of equal ones, the first first.
+    """
+    order = np.empty((len(logits), k), dtype=np.intp)
+    # Of many clusters, a few are found much faster than all are sorted.
+    for column in order.T:
+        column[:] = logits.argmax(axis=1)
+        np.put_along_axis(logits, column[:, None], -np.inf, axis=1)
+    return order
 
 
 class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
@@ -90,12 +118,18 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             Interval(Integral, 0, None, closed="left"),
             StrOptions({"auto"}),
         ],
+        "neighbors": [
+            StrOptions({"auto", "exact", "approximate"}),
+            "sparse matrix",
+            HasMethods("fit_transform"),
+        ],
         "n_init": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [
             Interval(Integral, 1, None, closed="left"),
             StrOptions({"auto"}),
         ],
+        "max_samples": [Interval(Integral, 2, None, closed="left"), None],
         "checkpoint": [str, os.PathLike, None],
         "tol": [Interval(Real, 0, None, closed="left")],
         "random_state": ["random_state"],
@@ -168,7 +202,10 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         ndarray of shape (n_samples, n_clusters)
             Probabilities; rows sum to 1. The dtype is that of `X`.
         """
-        return softmax(self._logits(X), axis=1)
+        if is_dask(X):
+            return self._lazy("predict_proba", X)
+        (proba,) = self._by_block(lambda rows: [softmax(self._logits(rows), axis=1)], X)
+        return proba
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray:
         """Return the log-probability of each cluster, or class, for each sample.
@@ -183,7 +220,97 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         ndarray of shape (n_samples, n_clusters)
             Logarithms, finite where the probability itself underflows.
         """
-        return log_softmax(self._logits(X), axis=1)
+        if is_dask(X):
+            return self._lazy("predict_log_proba", X)
+        (log_proba,) = self._by_block(
+            lambda rows: [log_softmax(self._logits(rows), axis=1)], X
+        )
+        return log_proba
+
+    def predict_topk(self, X: ArrayLike, k: int) -> tuple[NDArray, NDArray]:
+        """Return the most probable clusters, or classes, of each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Data, not necessarily seen in fit.
+        k : int
+            How many of them, from 1 to n_clusters.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples, k)
+            Numbers of clusters, or entries of ``classes_``, the most probable first;
+            of equal ones, the first first. None is -1.
+        probabilities : ndarray of shape (n_samples, k)
+            Their probabilities.
+
+        Raises
+        ------
+        ValueError
+            If `k` is no integer from 1 to n_clusters.
+        """
+        check_is_fitted(self, "model_")
+        if not isinstance(k, Integral) or not 1 <= k <= self.n_clusters_:
+            raise ValueError(
+                f"k={k!r} must be an integer from 1 to n_clusters_={self.n_clusters_}: "
+                "how many of the most probable ones."
+            )
+
+        names = getattr(self, "classes_", np.arange(self.n_clusters_))
+
+        def most_probable(rows):
+            logits = self._logits(rows)
+            proba = softmax(logits, axis=1)
+            order = _largest(logits, k)
+            return names[order], np.take_along_axis(proba, order, axis=1)
+
+        return self._by_block(most_probable, X)
+
+    def to_sklearn(self) -> LogisticRegression | Pipeline:
+        """Return a scikit-learn model that predicts the same probabilities.
+
+        It needs skcce only for the features of ``features="spectral"``. Without these,
+        skl2onnx makes ONNX of it.
+
+        Returns
+        -------
+        LogisticRegression or Pipeline
+            As if it had been fitted; in float64, whatever the dtype of the training
+            data. With ``features="spectral"`` a pipeline of ``features_`` and the
+            LogisticRegression. Its classes are the clusters, from 0 on, or
+            ``classes_``; it knows no -1 of `contamination`.
+
+        Raises
+        ------
+        NotFittedError
+            If nothing was fitted.
+        ValueError
+            If the model is not linear, there is only one cluster, or the clusters are
+            joined from finer ones (``model_.groups_``), as with ``prior="learn"``, and
+            maybe "auto": sums of probabilities are not those of a LogisticRegression.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_iris
+        >>> from skcce import CollisionClusterer
+        >>> X = load_iris().data
+        >>> clusterer = CollisionClusterer(3, features=None, prior=None, random_state=0)
+        >>> regression = clusterer.fit(X).to_sklearn()
+        >>> regression
+        LogisticRegression()
+        >>> np.allclose(regression.predict_proba(X), clusterer.predict_proba(X))
+        True
+        """
+        check_is_fitted(self, "model_")
+        return as_scikit_learn(
+            self.model_,
+            self.features_,
+            self.temperature_,
+            getattr(self, "classes_", np.arange(self.n_clusters_)),
+            getattr(self, "feature_names_in_", None),
+        )
 
     @available_if(_has_outlier_scores)
     def score_samples(self, X: ArrayLike) -> NDArray:
@@ -205,10 +332,13 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         AttributeError
             If the fit had no neighbors, or its features are the rows as they are.
         """
-        check_is_fitted(self, "model_")
-        X = self._validate_input(X, self.model_, reset=False)
-        with single_blas_thread(), inner_fits():
-            return -self._surroundings.scores(*self.features_.nearest_others(X))
+
+        def score(rows):
+            _, around = self._look_up(rows)
+            return [-self._surroundings.scores(*around)]
+
+        (scores,) = self._by_block(score, X)
+        return scores
 
     @property
     def coef_(self) -> NDArray:
@@ -220,14 +350,56 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         """Intercepts of a linear model, shape (n_units,)."""
         return self._fitted("intercept_")
 
-    def _logits(self, X: ArrayLike) -> NDArray:
-        """Return the logits, one column per cluster, or class."""
+    def _lazy(self, method: str, X: Any) -> Any:
+        """Return what a method says of a dask array or data frame, a dask array."""
+        from skcce._dask import predicted
+
+        return predicted(self, method, X)
+
+    def _by_block(
+        self, function: Callable[[Any], Sequence[NDArray]], X: Any
+    ) -> tuple[NDArray, ...]:
+        """Return what `function` makes of new rows: arrays with an entry for each."""
+        n_rows, blocks = self._blocks(X)
+        return fill(n_rows, ((block, function(rows)) for block, rows in blocks))
+
+    def _blocks(self, X: Any) -> tuple[int, Iterator[tuple[slice, Any]]]:
+        """Return how many new rows there are, and the rows, checked, block by block.
+
+        Of a network, all at once: it makes its own blocks.
+        """
         check_is_fitted(self, "model_")
-        X = self._validate_input(X, self.model_, reset=False)
-        if self.features_ is not None:
-            with single_blas_thread(), inner_fits():
-                X = self.features_.transform_rows(X)
-        logits = self.model_.decision_function(X)
+        model = self.model_
+        if model.learns_features or model.validate_input(X) is not None:
+            X = self._validate_input(X, model, reset=False)
+            return X.shape[0], iter([(slice(None), X)])
+        X = self._validate_input(
+            X, model, reset=False, dtype=_IN_LARGE_FILES, ensure_all_finite=False
+        )
+
+        def checked(rows):
+            name = type(self).__name__
+            assert_all_finite(rows, estimator_name=name, input_name="X")
+            return rows if rows.dtype in _FLOATS else rows.astype(np.float64)
+
+        size = BLOCK if self.features_ is None else _ROWS_TO_LOOK_UP
+        blocks = gen_batches(X.shape[0], size)
+        return X.shape[0], ((block, checked(X[block])) for block in blocks)
+
+    def _logits(self, rows: Any) -> NDArray:
+        """Return the logits of rows that were checked, one column per cluster."""
+        return self._logits_of(self._look_up(rows)[0])
+
+    def _look_up(self, rows: Any) -> tuple[Any, Sequence[NDArray]]:
+        """Return the features of rows that were checked, and what is near to them."""
+        if self.features_ is None:
+            return rows, ()
+        with single_blas_thread(), inner_fits():
+            features, *around = self.features_.look_up(rows)
+        return features, around
+
+    def _logits_of(self, features: Any) -> NDArray:
+        logits = self.model_.decision_function(features)
         return logits / logits.dtype.type(self.temperature_)
 
     def _fitted(self, name: str) -> Any:
@@ -247,6 +419,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         classes: Mapping[str, NDArray] = MappingProxyType({}),
     ) -> Self:
         """Fit to data that were opened; `classes` are attributes known before."""
+        random_state = check_random_state(self.random_state)
+        whole, data = data, draw_sample(self, model, data, objective, random_state)
         settings = resolve(self, model, objective, data)
         checkpoint = None
         if self.checkpoint is not None:
@@ -254,12 +428,13 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         resumes = checkpoint is not None and checkpoint.exists
         if resumes:
             settings = checkpoint.settings(settings)
-        random_state = check_random_state(self.random_state)
         verbose = self.verbose if model.is_main_process else 0
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
         with single_blas_thread():
-            data, neighbors, features, rows = embed(data, settings, random_state)
+            data, neighbors, features, rows = embed(
+                data, settings, random_state, verbose
+            )
             settings = ask_labels(settings, data)
             if resumes:
                 tree, fine = checkpoint.tree, None
@@ -274,7 +449,6 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                     model,
                     data,
                     objective,
-                    features,
                     neighbors,
                     rows,
                     settings,
@@ -286,7 +460,10 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                 )
             if settings.shares != "given":
                 objective = asking_for(settings.prior, objective)
-            callbacks = EpochCallbacks(self, X, y, self.max_iter)
+            is_part = data.n_samples < whole.n_samples
+            goes_on = is_part and goes_in_passes(model, objective, data)
+            max_iter = 2 * self.max_iter if goes_on else self.max_iter
+            callbacks = EpochCallbacks(self, X, y, max_iter)
             if resumes:
                 model, state = checkpoint.resume(settings.n_clusters, random_state)
             elif not starts:
@@ -310,12 +487,24 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             self._train(
                 model, data, objective, settings, state, checkpoint, callbacks, found
             )
+            if goes_on and not (state.interrupted or state.stopped or state.error):
+                state = train_in_passes(
+                    model,
+                    data,
+                    whole,
+                    objective,
+                    settings.plan,
+                    state.random_state,
+                    title="all rows, ",
+                    **self._around_epochs(model, data, settings, callbacks, found),
+                )
             clusters = self._set_attributes(
                 model, data, objective, state, found, scores
             )
         callbacks.end_fit()
         raise_if_diverged(state)
-        if checkpoint and not state.interrupted:
+        # That of the sample stays: a run that goes on begins its passes anew.
+        if checkpoint and not state.interrupted and not goes_on:
             checkpoint.write(state, found, self)
         if model.is_main_process:
             warn_if_unfinished(state, clusters, settings.n_wanted, self)
@@ -331,14 +520,16 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         return model, data
 
     def _validate_input(
-        self, X: ArrayLike, model: SoftmaxModel, *, reset: bool
+        self, X: ArrayLike, model: SoftmaxModel, *, reset: bool, **how: Any
     ) -> NDArray:
         data = model.validate_input(X)
         if data is not None:
             for name in ("n_features_in_", "feature_names_in_") if reset else ():
                 vars(self).pop(name, None)  # those of an earlier fit to a table
             return data
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        if is_dask(X):
+            pass
+        return validate_data(self, X, reset=reset, **{"dtype": _FLOATS, **how})
 
     def _train(
         self,
@@ -356,6 +547,28 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         if state.interrupted or is_joined:
             return
 
+        train(
+            model,
+            data,
+            objective,
+            settings.plan,
+            state,
+            **self._around_epochs(model, data, settings, callbacks, found, checkpoint),
+        )
+        if state.model_state is None:
+            raise_if_failed(state)
+
+    def _around_epochs(
+        self,
+        model: SoftmaxModel,
+        data: TrainingData,
+        settings: Settings,
+        callbacks: EpochCallbacks,
+        found: Mapping[str, Any],
+        checkpoint: Checkpoint | None = None,
+    ) -> dict[str, Any]:
+        """Return what happens before an epoch and after it."""
+
         def end_epoch(state):
             if checkpoint:
                 checkpoint.write(state, found)
@@ -367,18 +580,11 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                 lambda: {"model_": copy.deepcopy(model), "temperature_": 1.0, **found}
             )
 
-        train(
-            model,
-            data,
-            objective,
-            settings.plan,
-            state,
-            verbose=self.verbose if model.is_main_process else 0,
-            begin_epoch=callbacks.begin_epoch,
-            end_epoch=end_epoch,
-        )
-        if state.model_state is None:
-            raise_if_failed(state)
+        return {
+            "verbose": self.verbose if model.is_main_process else 0,
+            "begin_epoch": callbacks.begin_epoch,
+            "end_epoch": end_epoch,
+        }
 
     def _set_attributes(
         self,
@@ -390,7 +596,6 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         scores: NDArray | None,
     ) -> NDArray:
         """Return the cluster of every sample, outliers included."""
-        features = found["features_"]
         try:
             # A copy, as a checkpoint goes on from the predictions of the last epoch.
             final = copy.copy(state)
@@ -399,21 +604,13 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             if data.graph is not None:
                 proba = with_targets(softmax(logits, axis=1), data.target)
                 tau = temperature(logits, smooth(data.graph, proba), data.weight)
+            predicted = predictions(logits, tau)
             if data.kept is not None:
-                given = data.given
-                if features is not None:
-                    scores = found["_surroundings"].scores(
-                        *features.nearest_others(given)
-                    )
-                    given = features.transform_rows(given)
-                logits = finite_logits(model, given)
-                if found["_tree"] is not None:
-                    fine = finite_logits(found["_tree"].model, given)
-                    found["_tree"].labels = fine.argmax(axis=1)
+                predicted, scores = self._predict_given(model, data.given, found, tau)
         except FloatingPointError as error:
             raise ValueError(advice(error, state.n_iter)) from error
-        logits = logits / logits.dtype.type(tau)
-        labels = clusters = logits.argmax(axis=1)
+        labels, probabilities = predicted
+        clusters = labels
         if scores is not None:
             found = {**found, "outlier_scores_": scores}
             is_foreign = scores > found["_surroundings"].threshold
@@ -425,8 +622,54 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             **found,
             temperature_=tau,
             labels_=labels,
-            probabilities_=softmax(logits, axis=1).max(axis=1),
+            probabilities_=probabilities,
             loss_=loss,
             **curves(state),
         )
         return clusters
+
+    def _predict_given(
+        self, model: SoftmaxModel, given: Any, found: Mapping[str, Any], tau: float
+    ) -> tuple[tuple[NDArray, NDArray], NDArray | None]:
+        """Return predictions for all rows of a fit that looked at some, and scores.
+
+        The tree gets their fine clusters.
+        """
+        tree = found["_tree"]
+        parts = []
+        predict = partial(_predict_block, model, found, tau)
+        with progress_bar(
+            self.verbose, total=len(given), desc="predictions", unit=" rows"
+        ) as bar:
+            for part in map_blocks(predict, given, _ROWS_TO_LOOK_UP):
+                parts.append(part)
+                bar.update(len(part[0]))
+        labels, top, scores, fine = (
+            None if column[0] is None else np.concatenate(column)
+            for column in zip(*parts, strict=True)
+        )
+        if tree is not None:
+            tree.labels = fine
+        return (labels, top), scores
+
+
+def _predict_block(
+    model: SoftmaxModel, found: Mapping[str, Any], tau: float, X: Any
+) -> tuple:
+    """Return clusters, their probabilities, outlier scores and fine clusters of rows.
+
+    The last two are None if there are none.
+    """
+    features, tree, scores, fine = found["features_"], found["_tree"], None, None
+    if features is not None:
+        X, *around = features.look_up(X)
+        scores = found["_surroundings"].scores(*around)
+    if tree is not None:
+        fine = finite_logits(tree.model, X).argmax(axis=1)
+    return *predictions(finite_logits(model, X), tau), scores, fine
+
+
+def predictions(logits: NDArray, temperature: float) -> tuple[NDArray, NDArray]:
+    """Return the likeliest cluster of each row, and its probability."""
+    logits = logits / logits.dtype.type(temperature)
+    return logits.argmax(axis=1), softmax(logits, axis=1).max(axis=1)

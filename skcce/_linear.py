@@ -1,5 +1,6 @@
 """The linear softmax model."""
 
+import copy
 from collections.abc import Mapping
 from itertools import chain
 from numbers import Integral, Real
@@ -130,6 +131,11 @@ class LinearSoftmax(SoftmaxModel):
         """Return a model of some of the units, each of which is a cluster."""
         return self._derived([weight[numbers] for weight in self._weights], None)
 
+    def affine(self) -> tuple[NDArray, NDArray]:
+        """Return weights and intercepts, for rows as they were given, in float64."""
+        weights = self._weights[0].astype(np.float64) / self._scale
+        return weights, self._weights[1] - weights @ self._mean
+
     def joined(self, groups: NDArray) -> Self:
         """Return a model whose clusters are joined from the units.
 
@@ -155,30 +161,50 @@ class LinearSoftmax(SoftmaxModel):
     def train_step(
         self, X: NDArray, objective: BatchObjective, *, progress: float
     ) -> float:
-        rows = self._standardize(X)
-        placed, weights = self._place(rows), self._weights[0]
-        value, gradient = objective(self._forward(placed, *self._weights))
         if self.optimizer == "lbfgs":
-            self._minimize(rows, objective)
-            return value
-        weights_gradient = self._backward(placed, gradient)
-        if self.alpha:
-            weights_gradient += weights.dtype.type(self.alpha) * weights
+            return self._minimize(self._standardize(X), objective)
+        value, gradient = self.gradient(X, objective)
+        self.update(gradient, progress)
+        return value
+
+    def gradient(
+        self, X: NDArray, objective: BatchObjective
+    ) -> tuple[float, list[NDArray]]:
+        """Return value and gradient by weights and intercepts, without the penalty.
+
+        With an objective that is a sum over rows, those of several parts add up.
+        """
+        placed = self._place(self._standardize(X))
+        value, gradient = objective(self._forward(placed, *self._weights))
+        return value, [self._backward(placed, gradient), gradient.sum(axis=0)]
+
+    def frozen(self) -> Self:
+        """Return what gives gradients, and no more: to be sent to workers."""
+        model = copy.copy(self)
+        model._moments = None
+        return model
+
+    def update(self, gradient: list[NDArray], progress: float) -> None:
+        """Take one step of the optimizer."""
         step_size = 0.5 * self.learning_rate * (1 + np.cos(np.pi * progress))
         self._n_steps += 1
+        dtype = self._mean.dtype
+        slope, shift = (part.astype(dtype, copy=False) for part in gradient)
+        if self.alpha:
+            slope = slope + dtype.type(self.alpha) * self._weights[0]
         for weight, (mean, square), grad in zip(
-            self._weights,
-            self._moments,
-            (weights_gradient, gradient.sum(axis=0)),
-            strict=True,
+            self._weights, self._moments, (slope, shift), strict=True
         ):
             if self.optimizer == "adam":
                 grad = _adam(grad, mean, square, self._n_steps)
             weight -= weight.dtype.type(step_size) * grad
-        return value
 
-    def _minimize(self, rows: NDArray, objective: BatchObjective) -> None:
-        """Go to a minimum of the penalized objective, in float64."""
+    def _minimize(self, rows: NDArray, objective: BatchObjective) -> float:
+        """Go to a minimum of the penalized objective, in float64.
+
+        Returns the value of the objective before.
+        """
+        value, _ = objective(self._forward(self._place(rows), *self._weights))
         placed = self._place(rows.astype(np.float64, copy=False))
         n_weights, shape = self._weights[0].size, self._weights[0].shape
 
@@ -195,6 +221,7 @@ class LinearSoftmax(SoftmaxModel):
         found = minimize(penalized, start, jac=True, method="L-BFGS-B", options=_LBFGS)
         parts = np.split(found.x.astype(self._mean.dtype), [n_weights])
         self._weights = [parts[0].reshape(shape), parts[1]]
+        return value
 
     def decision_function(self, X: NDArray) -> NDArray:
         n_units = len(self._weights[0])

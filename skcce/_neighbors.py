@@ -1,19 +1,22 @@
 """The nearest neighbors of every sample, and averages over them."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.sparse import csr_array, diags_array, eye_array
+from scipy.sparse import csr_array, diags_array, eye_array, issparse
+from sklearn.base import clone
 from sklearn.decomposition import PCA
-from sklearn.neighbors import NearestNeighbors
+from sklearn.neighbors import sort_graph_by_row_values
 from sklearn.utils import gen_batches
 
 from skcce._autologging import inner_fits
 from skcce._constraints import Links, agree
 from skcce._data import TrainingData
+from skcce._nearest import Cells, approximate_neighbors, exact_neighbors, find_cells
+from skcce._progress import progress_bar
 from skcce._scaling import BLOCK, row_scale
-from skcce._threads import count_openmp_threads, openmp_threads
 
 # Distances are taken between at most this many principal components: less than half
 # the time of 384 features, and the clusters found are no worse.
@@ -27,10 +30,6 @@ _LAZINESS = 0.1
 
 # Rows have mean square norm 1; shorter distances are rounding, or copies of a row.
 SHORTEST = 1e-3
-
-# With fewer rows per thread scikit-learn splits the search over the candidates instead
-# of the queries, and the choice among equal distances depends on the threads.
-_ROWS_PER_THREAD = 1024
 
 
 class Projection(NamedTuple):
@@ -56,6 +55,19 @@ class Projection(NamedTuple):
         return rows
 
 
+class Index(NamedTuple):
+    """What neighbors are searched in.
+
+    rows : (n_samples, <= 128), what a projection gave.
+    n_neighbors : how many are found, and one more.
+    cells : where an approximate search looks; None for an exact one.
+    """
+
+    rows: NDArray
+    n_neighbors: int
+    cells: Cells | None
+
+
 class Neighbors(NamedTuple):
     """The samples as neighbors of one another.
 
@@ -63,8 +75,8 @@ class Neighbors(NamedTuple):
     ----------
     projection : Projection
         How rows came about.
-    rows : ndarray of shape (n_samples, <= 128)
-        What distances were taken between: see :func:`principal_projection`.
+    index : Index
+        What was searched.
     distances, nearest : ndarray of shape (n_samples, n_neighbors)
         Distances to the nearest neighbors of each sample, itself excluded, and their
         numbers.
@@ -79,7 +91,7 @@ class Neighbors(NamedTuple):
     """
 
     projection: Projection
-    rows: NDArray
+    index: Index
     distances: NDArray
     nearest: NDArray
     around: NDArray
@@ -93,16 +105,23 @@ def find_neighbors(
     n_neighbors: int,
     random_state: np.random.RandomState | None,
     projection: Projection | None = None,
+    how: Any = "exact",
+    verbose: int = 0,
 ) -> Neighbors:
     """Return the nearest neighbors of every sample, and the walk along them.
 
-    A `projection` that is known needs no random numbers.
+    A `projection` that is known needs no random numbers. `how` is "exact",
+    "approximate", a graph of neighbors, or a transformer that makes one.
     """
     with inner_fits():
         if projection is None:
             projection = principal_projection(data.X, random_state, data.weight)
         rows = projection(data.X)
-    return neighbors_among(rows, n_neighbors, projection, data.weight)
+        if not isinstance(how, str):
+            found = read_graph(how, data, n_neighbors)
+            index = Index(rows, n_neighbors, None)
+            return _neighbors_of(projection, index, *found, data.weight)
+    return neighbors_among(rows, n_neighbors, projection, data.weight, how, verbose)
 
 
 def neighbors_among(
@@ -110,19 +129,83 @@ def neighbors_among(
     n_neighbors: int,
     projection: Projection,
     weight: NDArray | None = None,
+    how: Literal["exact", "approximate"] = "exact",
+    verbose: int = 0,
 ) -> Neighbors:
     """Return the nearest neighbors of rows that were projected."""
-    with inner_fits():
-        distances, around = search(neighbor_index(rows, n_neighbors), rows)
+    index = index_of(rows, n_neighbors, how)
+    with progress_bar(
+        verbose, total=len(rows), desc="neighbors", unit=" rows", unit_scale=True
+    ) as bar:
+        found = search(index, rows, bar.update)
+    return _neighbors_of(projection, index, *found, weight)
+
+
+def _neighbors_of(
+    projection: Projection,
+    index: Index,
+    distances: NDArray,
+    around: NDArray,
+    weight: NDArray | None,
+) -> Neighbors:
+    """Return neighbors, of what was found around each sample, itself included."""
     distances, nearest = without_itself(distances, around)
     return Neighbors(
         projection,
-        rows,
+        index,
         distances,
         nearest,
-        around[:, :n_neighbors],
-        *random_walk(nearest, weight, rows.dtype),
+        around[:, : index.n_neighbors],
+        *random_walk(nearest, weight, index.rows.dtype),
     )
+
+
+def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> tuple[NDArray, ...]:
+    """Return distances and numbers of neighbors on a graph, each sample's own first.
+
+    how : sparse (n_samples, n_samples), distances of each row to its neighbors; or a
+        transformer of scikit-learn that makes it from the samples.
+
+    Both results have shape (n_samples, n_neighbors + 1). Raises ValueError if it is not
+    a graph of distances of these samples, or a sample has too few neighbors.
+    """
+    n_samples = data.n_samples
+    graph = how if issparse(how) else clone(how).fit_transform(data.X)
+    if not issparse(graph) or graph.shape[0] != graph.shape[1]:
+        raise ValueError(
+            f"neighbors={how!r} must make a square sparse matrix of distances, got "
+            f"{type(graph).__name__} of shape {np.shape(graph)}."
+        )
+    if issparse(how) and data.kept is not None and len(data.given) == graph.shape[0]:
+        graph = csr_array(graph)[data.kept][:, data.kept]
+    if graph.shape[0] != n_samples:
+        raise ValueError(
+            f"neighbors is a graph of {graph.shape[0]} samples, and X has {n_samples}."
+        )
+    graph = csr_array(graph, copy=True)
+    if not np.isfinite(graph.data).all() or (graph.data < 0).any():
+        raise ValueError(
+            "neighbors must hold distances: finite, and not negative. Got values from "
+            f"{graph.data.min()} to {graph.data.max()}."
+        )
+    # A sample's own entry, where there is one, is the first: nothing is nearer.
+    itself = np.repeat(np.arange(n_samples), np.diff(graph.indptr)) == graph.indices
+    graph.data[itself] = -1
+    graph = sort_graph_by_row_values(graph, warn_when_not_sorted=False)
+    own = np.zeros(n_samples, dtype=int)
+    starts = graph.indptr[:-1]
+    counts = np.diff(graph.indptr)
+    own[counts > 0] = graph.data[starts[counts > 0]] < 0
+    few = int((counts - own).min())
+    if few < n_neighbors:
+        raise ValueError(
+            f"neighbors has a sample with {few} neighbors, fewer than n_neighbors="
+            f"{n_neighbors}. Ask for fewer, or make the graph with more."
+        )
+    entries = (starts + own)[:, np.newaxis] + np.arange(n_neighbors)
+    numbers = np.column_stack([np.arange(n_samples), graph.indices[entries]])
+    distances = np.column_stack([np.zeros(n_samples), graph.data[entries]])
+    return distances.astype(data.dtype), numbers
 
 
 def principal_projection(
@@ -141,23 +224,26 @@ def principal_projection(
     return Projection(mean, scale, pca.fit((X[sample] - mean) / scale).components_)
 
 
-def neighbor_index(rows: NDArray, n_neighbors: int) -> NearestNeighbors:
-    """Return scikit-learn's index of the rows."""
+def index_of(
+    rows: NDArray, n_neighbors: int, how: Literal["exact", "approximate"]
+) -> Index:
+    """Return what the rows are searched with."""
     with inner_fits():
-        return NearestNeighbors(n_neighbors=n_neighbors).fit(rows)
+        cells = find_cells(rows) if how == "approximate" else None
+    return Index(rows, n_neighbors, cells)
 
 
-def search(index: NearestNeighbors, rows: NDArray) -> tuple[NDArray, NDArray]:
-    """Return distances and numbers of the neighbors of each row, and of one more.
+def search(
+    index: Index, queries: NDArray, on_rows: Callable[[int], Any] = lambda n: None
+) -> tuple[NDArray, NDArray]:
+    """Return distances and numbers of the neighbors of each query, and of one more.
 
     The first of them is the row itself, or its equal, if it is one of the index.
-    Always the same question, so that ties are broken in the same way for a row of the
-    training data and for its equal.
     """
-    n_rows = len(rows)
-    n_threads = min(count_openmp_threads(), max(1, (n_rows - 1) // _ROWS_PER_THREAD))
-    with openmp_threads(n_threads):
-        return index.kneighbors(rows, index.n_neighbors + 1)
+    n_found = index.n_neighbors + 1
+    if index.cells is None:
+        return exact_neighbors(queries, index.rows, n_found, on_rows)
+    return approximate_neighbors(queries, index.rows, index.cells, n_found, on_rows)
 
 
 def without_itself(distances: NDArray, around: NDArray) -> tuple[NDArray, NDArray]:

@@ -113,6 +113,11 @@ class Objective(BaseEstimator):
         of the sample to its neighbors.
     uses_neighbors : bool
         Whether `begin_epoch` reads the graph of neighbors.
+    is_additive : bool
+        Whether it has `usages`, `at_usages` and `mean_value`, as
+        :class:`skcce.methods.Collision`: what a step needs of its samples are sums.
+        Then a linear model without neighbors is trained in passes over all rows, where
+        these are more than `max_samples`.
     may_stop : bool
         Whether training may stop in this epoch if few samples change cluster.
     prior : array-like of shape (n_clusters,) or None
@@ -122,6 +127,7 @@ class Objective(BaseEstimator):
     view_source: ClassVar[Literal["neighbors", "adversarial"] | None] = None
     view_distance: float = 0.25
     uses_neighbors: ClassVar[bool] = False
+    is_additive: bool = False
     may_stop: bool = True
     prior: ArrayLike | None = None
     _parameter_constraints: ClassVar[dict] = {}

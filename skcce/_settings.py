@@ -5,13 +5,16 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.utils import check_array
 
+from skcce._blocks import is_dask
 from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
 from skcce._objective import Objective
+from skcce._passes import goes_in_passes
 from skcce._pseudo_labels import check_prior
 from skcce._spectral import SpectralFeatures
 from skcce._training import Plan, epochs
@@ -21,6 +24,8 @@ from skcce._training import Plan, epochs
 _N_FINE, _FINE_PER_CLUSTER, SAMPLES_PER_FINE = 100, 2, 12
 # "auto" numbers where that of clusters is unknown are those for this many.
 _USUAL_N_CLUSTERS = 8
+# Neighbors among, or for, more rows are found approximately.
+_EXACT_ROWS = 100_000
 # With fewer samples, nothing can be said against neighbors.
 _SAMPLES_TO_DOUBT = 500
 # Starts are told apart by neighbors; without them, each is trained.
@@ -35,6 +40,7 @@ class Settings(NamedTuple):
     shares : whether the shares are "given", those of the tree ("learn"), those of the
         known labels ("labels"), or those that their spread tells ("spread").
     n_fine : number of fine clusters of the tree; 0 without one.
+    neighbors : how they are found: "exact", "approximate", a graph, or a transformer.
     doubts_neighbors : whether they may be left out, if they tell nothing of clusters.
     features : what turns rows into features; None if they are taken as they are.
         They are fitted already in a run that goes on.
@@ -48,6 +54,7 @@ class Settings(NamedTuple):
     shares: Literal["given", "learn", "auto", "labels", "spread"]
     n_fine: int
     n_neighbors: int
+    neighbors: Any
     doubts_neighbors: bool
     features: SpectralFeatures | None
     view_source: Literal["neighbors", "adversarial"] | None
@@ -146,10 +153,13 @@ def resolve(
             f"{estimator.n_neighbors!r} is 0 for a {type(model).__name__} and "
             f"{n_samples} samples."
         )
+    how = estimator.neighbors
+    if isinstance(how, str) and how == "auto":
+        how = "exact" if data.given.shape[0] <= _EXACT_ROWS else "approximate"
     if isinstance(features, str):
         features = SpectralFeatures()
     if features is not None and n_neighbors:
-        features = clone(features).set_params(n_neighbors=n_neighbors)
+        features = clone(features).set_params(n_neighbors=n_neighbors, neighbors=how)
         features._validate_params()
     else:
         features = None
@@ -174,6 +184,7 @@ def resolve(
         shares,
         n_fine,
         n_neighbors,
+        how,
         from_kmeans
         and estimator.n_neighbors == "auto"
         and n_samples >= _SAMPLES_TO_DOUBT
@@ -187,6 +198,31 @@ def resolve(
         n_init,
         epochs(batch_size, estimator.max_iter, estimator.tol),
     )
+
+
+def draw_sample(
+    estimator: BaseEstimator,
+    model: SoftmaxModel,
+    data: TrainingData,
+    objective: Objective,
+    random_state: np.random.RandomState,
+) -> TrainingData:
+    """Return the samples that a fit looks at: a part of them, if there are too many."""
+    most = estimator.max_samples
+    needs_all = (
+        most is None
+        or data.n_samples <= most
+        or data.is_labeled
+        or issparse(estimator.neighbors)
+        or not (
+            is_dask(data.X)
+            or auto_value(estimator, "n_neighbors", model) > 0
+            or goes_in_passes(model, objective, data)
+        )
+    )
+    if needs_all and not is_dask(data.X):
+        return data
+    return data.sample(data.n_samples if needs_all else most, random_state)
 
 
 def number_and_bounds(

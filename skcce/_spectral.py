@@ -16,19 +16,20 @@ from sklearn.base import (
 )
 from sklearn.preprocessing import normalize
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skcce._autologging import inner_fits
 from skcce._data import TrainingData
 from skcce._linear import native
+from skcce._nearest import cells_around
 from skcce._neighbors import (
     N_STEPS,
     SHORTEST,
+    Index,
     Neighbors,
     Projection,
     find_neighbors,
-    neighbor_index,
     neighbors_among,
     search,
 )
@@ -60,6 +61,12 @@ class SpectralFeatures(
         Number of eigenvectors beside the constant one; at most a third of the samples.
     n_neighbors : int, default=10
         Number of nearest neighbors.
+    neighbors : {"exact", "approximate"}, sparse matrix or transformer, default="exact"
+        How they are found: "exact" takes a time that grows with the square of the
+        number of rows; "approximate" looks among the rows around the nearest centers of
+        k-means. Or a graph of distances, shape (n_samples, n_samples), or a transformer
+        that makes one, such as scikit-learn's ``KNeighborsTransformer``; new rows are
+        then looked up exactly.
     random_state : int, RandomState instance or None, default=None
         Seed of the principal components of rows with more than 128 features, between
         which the distances are taken.
@@ -99,6 +106,11 @@ class SpectralFeatures(
     _parameter_constraints: ClassVar[dict] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "neighbors": [
+            StrOptions({"exact", "approximate"}),
+            "sparse matrix",
+            HasMethods("fit_transform"),
+        ],
         "random_state": ["random_state"],
     }
 
@@ -107,10 +119,12 @@ class SpectralFeatures(
         n_components: int = 20,
         *,
         n_neighbors: int = 10,
+        neighbors: Any = "exact",
         random_state: int | np.random.RandomState | None = None,
     ):
         self.n_components = n_components
         self.n_neighbors = n_neighbors
+        self.neighbors = neighbors
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
@@ -143,38 +157,41 @@ class SpectralFeatures(
         random_state = check_random_state(self.random_state)
         with single_blas_thread():
             neighbors = find_neighbors(
-                TrainingData(X, given=X), self.n_neighbors, random_state
+                TrainingData(X, given=X),
+                self.n_neighbors,
+                random_state,
+                how=self.neighbors,
             )
             self.fit_neighbors(neighbors)
         return self
 
     def fit_neighbors(self, neighbors: Neighbors) -> NDArray:
         """Fit to neighbors that are known, and return the features of these rows."""
-        n_samples, n_neighbors = neighbors.around.shape
+        n_samples = len(neighbors.around)
         n_vectors = min(self.n_components + 1, n_samples // _SAMPLES_PER_COMPONENT)
         self.eigenvalues_, vectors = leading_eigenvectors(
             neighbors.walk, neighbors.strength, max(n_vectors, 1)
         )
         # The mean over the neighbors is the last of the steps.
         vectors = vectors * self.eigenvalues_ ** (N_STEPS - 1)
-        dtype = neighbors.rows.dtype
-        self._projection, self._rows = neighbors.projection, neighbors.rows
+        self._projection, self._index = neighbors.projection, neighbors.index
+        dtype = self._rows.dtype
         self._attraction = neighbors.attraction.astype(dtype)
         self._vectors = vectors.astype(dtype)
-        self._n_neighbors = n_neighbors
-        self._index = neighbor_index(self._rows, n_neighbors)
         self._n_features_out = self._rows.shape[1] + self._vectors.shape[1]
         self.n_features_in_ = len(neighbors.projection.mean)
         coordinates = self._directions(neighbors.around)
         self._center, self._unit = row_scale(coordinates)
         return np.hstack([self._rows, (coordinates - self._center) / self._unit])
 
-    def neighbors_of(self, data: TrainingData) -> tuple[Neighbors, NDArray]:
+    def neighbors_of(self, data: TrainingData, how: Any) -> tuple[Neighbors, NDArray]:
         """Return neighbors and features of the training data, found anew."""
-        neighbors = find_neighbors(data, self._n_neighbors, None, self._projection)
+        neighbors = find_neighbors(
+            data, self._index.n_neighbors, None, self._projection, how
+        )
         coordinates = self._directions(neighbors.around)
         features = (coordinates - self._center) / self._unit
-        return neighbors, np.hstack([neighbors.rows, features])
+        return neighbors, np.hstack([neighbors.index.rows, features])
 
     def transform(self, X: ArrayLike) -> NDArray:
         """Return the features of rows, of the training data or new.
@@ -198,12 +215,26 @@ class SpectralFeatures(
 
     def transform_rows(self, X: NDArray) -> NDArray:
         """Return the features of rows that were checked."""
+        return self.look_up(X)[0]
+
+    def look_up(self, X: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        """Return the features of rows that were checked, and what is near to them.
+
+        The last two are distances and numbers of the nearest training rows but a row
+        itself, as many as for the training rows; a row without any distance is itself.
+        """
         rows = self._projection(X.astype(self._rows.dtype, copy=False))
-        return self._features_of(rows).astype(X.dtype, copy=False)
+        distances, around = search(self._index, rows)
+        columns = (distances[:, :1] < SHORTEST) + np.arange(self._index.n_neighbors)
+        return (
+            self._features_of(rows, around).astype(X.dtype, copy=False),
+            np.take_along_axis(distances, columns, axis=1),
+            np.take_along_axis(around, columns, axis=1),
+        )
 
     def training_features(self) -> NDArray:
         """Return the features of the training rows."""
-        return self._features_of(self._rows)
+        return self._features_of(self._rows, search(self._index, self._rows)[1])
 
     def joined_with(self, X: NDArray) -> tuple[Self, Neighbors, NDArray]:
         """Return features of the training rows and, behind them, new ones.
@@ -213,25 +244,13 @@ class SpectralFeatures(
         """
         rows = self._projection(X.astype(self._rows.dtype, copy=False))
         rows = np.vstack([self._rows, rows])
-        neighbors = neighbors_among(rows, self._n_neighbors, self._projection)
+        how = "exact" if self._index.cells is None else "approximate"
+        n_neighbors = self._index.n_neighbors
+        neighbors = neighbors_among(rows, n_neighbors, self._projection, how=how)
         joint = SpectralFeatures(
-            max(1, len(self.eigenvalues_) - 1), n_neighbors=self._n_neighbors
+            max(1, len(self.eigenvalues_) - 1), n_neighbors=n_neighbors
         )
         return joint, neighbors, joint.fit_neighbors(neighbors)
-
-    def nearest_others(self, X: NDArray) -> tuple[NDArray, NDArray]:
-        """Return distances and numbers of the nearest training rows but a row itself.
-
-        As many as for the training rows; a row without any distance is itself.
-        """
-        rows = self._projection(X.astype(self._rows.dtype, copy=False))
-        distances, nearest = search(self._index, rows)
-        first = (distances[:, :1] < SHORTEST).astype(int)
-        columns = first + np.arange(self._n_neighbors)
-        return (
-            np.take_along_axis(distances, columns, axis=1),
-            np.take_along_axis(nearest, columns, axis=1),
-        )
 
     def get_state(self) -> dict[str, Any]:
         """Return what `fit` has found, as numbers and arrays."""
@@ -245,9 +264,13 @@ class SpectralFeatures(
             "eigenvalues": self.eigenvalues_,
             "center": self._center,
             "unit": float(self._unit),
-            "n_neighbors": self._n_neighbors,
+            "n_neighbors": self._index.n_neighbors,
         }
-        return state if components is None else state | {"components": components}
+        if components is not None:
+            state["components"] = components
+        if self._index.cells is not None:
+            state["cells"] = self._index.cells.centers
+        return state
 
     def set_state(self, state: Mapping[str, Any]) -> Self:
         """Go back to what `get_state` returned; raise ValueError if it is no state."""
@@ -256,8 +279,10 @@ class SpectralFeatures(
         eigenvalues, n_neighbors = native(state["eigenvalues"]), state["n_neighbors"]
         components = state.get("components")
         components = None if components is None else native(components)
+        cells = state.get("cells")
+        cells = None if cells is None else native(cells)
         arrays = [rows, vectors, mean, attraction, center]
-        arrays += [] if components is None else [components]
+        arrays += [array for array in (components, cells) if array is not None]
         dtype, n_samples, n_vectors = rows.dtype, len(rows), len(eigenvalues)
         scale, unit = dtype.type(state["scale"]), dtype.type(state["unit"])
         width = len(mean) if components is None else len(components)
@@ -269,6 +294,7 @@ class SpectralFeatures(
             or mean.ndim != 1
             or (components is not None and components.shape != (width, len(mean)))
             or rows.shape != (n_samples, width)
+            or (cells is not None and cells.shape != (len(cells), width))
             or eigenvalues.shape != (n_vectors,)
             or n_vectors == 0
             or vectors.shape != (n_samples, n_vectors)
@@ -282,10 +308,12 @@ class SpectralFeatures(
         ):
             raise ValueError("the parts of the features do not fit together")
         self._projection = Projection(mean, scale, components)
-        self._rows, self._vectors, self._attraction = rows, vectors, attraction
-        self._center, self._unit, self._n_neighbors = center, unit, n_neighbors
+        if cells is not None:
+            cells = cells_around(cells, rows)
+        self._index = Index(rows, n_neighbors, cells)
+        self._vectors, self._attraction = vectors, attraction
+        self._center, self._unit = center, unit
         self.eigenvalues_ = eigenvalues
-        self._index = neighbor_index(rows, n_neighbors)
         self.n_features_in_, self._n_features_out = len(mean), width + n_vectors
         return self
 
@@ -294,10 +322,13 @@ class SpectralFeatures(
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _features_of(self, rows: NDArray) -> NDArray:
-        """Return the features of rows that were projected."""
-        _, around = search(self._index, rows)
-        coordinates = self._directions(around[:, : self._n_neighbors])
+    @property
+    def _rows(self) -> NDArray:
+        return self._index.rows
+
+    def _features_of(self, rows: NDArray, around: NDArray) -> NDArray:
+        """Return the features of rows that were projected, and looked up."""
+        coordinates = self._directions(around[:, : self._index.n_neighbors])
         return np.hstack([rows, (coordinates - self._center) / self._unit])
 
     def _directions(self, nearest: NDArray) -> NDArray:

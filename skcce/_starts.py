@@ -74,7 +74,10 @@ _MISLEADING = 0.8
 
 
 def embed(
-    data: TrainingData, settings: Settings, random_state: np.random.RandomState
+    data: TrainingData,
+    settings: Settings,
+    random_state: np.random.RandomState,
+    verbose: int = 0,
 ) -> tuple[TrainingData, Neighbors | None, SpectralFeatures | None, NDArray | None]:
     """Return the data as features and a graph, what found them, and rows for k-means.
 
@@ -96,10 +99,12 @@ def embed(
             projection = principal_projection(data.X, random_state, data.weight)
         return data, None, None, projection(data.X)
     if hasattr(features, "eigenvalues_"):  # those of a run that goes on
-        neighbors, rows = features.neighbors_of(data)
+        neighbors, rows = features.neighbors_of(data, settings.neighbors)
     else:
-        neighbors = find_neighbors(data, n_neighbors, random_state)
-        rows = neighbors.rows
+        neighbors = find_neighbors(
+            data, n_neighbors, random_state, how=settings.neighbors, verbose=verbose
+        )
+        rows = neighbors.index.rows
         # Always the same cloud, so that a run that goes on comes to the same end.
         if settings.doubts_neighbors and _MISLEADING < separation_ratio(
             rows, settings.n_clusters, n_neighbors, np.random.RandomState(0)
@@ -125,7 +130,6 @@ def find_tree(
     model: SoftmaxModel,
     data: TrainingData,
     objective: Objective,
-    features: SpectralFeatures | None,
     neighbors: Neighbors | None,
     rows: NDArray | None,
     settings: Settings,
@@ -167,11 +171,6 @@ def find_tree(
     tree = grow(
         fine, labels, neighbors.walk, neighbors.distances, data.weight, data.links
     )
-    if data.kept is not None:
-        given = data.given
-        if features is not None:
-            given = features.transform_rows(given)
-        tree.labels = tree.model.decision_function(given).argmax(axis=1)
     if verbose > 1:
         print(f"tree: {len(tree.sizes)} fine clusters, {tree.n_clusters} natural ones")
     return tree, state
@@ -230,8 +229,6 @@ def choose(
         starts = find_starts(rows, data, settings, random_state)
     if is_learned or (tree is not None and settings.shares == "auto"):
         joined = tree.cut(settings.n_clusters)[tree.labels]
-        if data.kept is not None:
-            joined = joined[data.kept]
         if data.links is not None:
             # A fine cluster may hold both of a cannot-link: it is a start, no more.
             starts = [_refine(joined, data, settings), *starts]

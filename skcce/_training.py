@@ -112,10 +112,52 @@ def train(
     A true result of `end_epoch` stops it; so does Ctrl-C, and a loss that is not
     finite, after which the model is what it was at the end of the last epoch.
     """
+
+    def visit(on_samples):
+        before = state.proba.argmax(axis=1)
+        loss = _train_epoch(model, data, objective, plan, state, on_samples)
+        after = state.proba.argmax(axis=1)
+        shares = data.count(after, state.proba.shape[1]) / data.n_samples
+        # Nothing has looked at the result of the last step yet.
+        finite_logits(model, data.X[:_N_LOOKED_AT])
+        return loss, data.mean(before != after), shares
+
+    run_epochs(
+        visit,
+        model,
+        objective,
+        data.n_samples,
+        plan,
+        state,
+        verbose=verbose,
+        title=title,
+        begin_epoch=begin_epoch,
+        end_epoch=end_epoch,
+    )
+
+
+def run_epochs(
+    visit: Callable[[Callable[[int], Any]], tuple[float, float, NDArray]],
+    model: SoftmaxModel,
+    objective: Objective,
+    n_samples: int,
+    plan: Plan,
+    state: TrainingState,
+    *,
+    verbose: int = 0,
+    title: str = "",
+    begin_epoch: Callable[[], None] = lambda: None,
+    end_epoch: Callable[[TrainingState], bool] = lambda state: False,
+) -> None:
+    """Call `visit` for every epoch, until the plan is fulfilled, as `train` does.
+
+    visit : trains for an epoch, and tells how many samples it has just seen; returns
+        the loss, the part of the samples that changed cluster, and the clusters' shares
+    """
     with progress_bar(
         verbose,
-        total=data.n_samples * plan.max_iter,
-        initial=data.n_samples * state.n_iter,
+        total=n_samples * plan.max_iter,
+        initial=n_samples * state.n_iter,
         unit=" samples",
         unit_scale=True,
     ) as bar:
@@ -123,13 +165,7 @@ def train(
             while state.n_iter < plan.max_iter and state.n_calm < _PATIENCE:
                 begin_epoch()
                 bar.set_description(f"{title}epoch {state.n_iter + 1}", refresh=False)
-                before = state.proba.argmax(axis=1)
-                loss = _train_epoch(model, data, objective, plan, state, bar.update)
-                after = state.proba.argmax(axis=1)
-                changed = data.mean(before != after)
-                shares = data.count(after, state.proba.shape[1]) / data.n_samples
-                # Nothing has looked at the result of the last step yet.
-                finite_logits(model, data.X[:_N_LOOKED_AT])
+                loss, changed, shares = visit(bar.update)
                 state.model_state = model.get_state()
                 state.loss_curve.append(loss)
                 state.share_curve.append(shares)

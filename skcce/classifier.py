@@ -8,9 +8,11 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import ClassifierMixin
+from scipy.sparse import sparray
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skcce._blocks import is_dask
 from skcce._callbacks import with_callbacks
 from skcce._data import TrainingData
 from skcce._estimator import SoftmaxEstimator
@@ -94,6 +96,9 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
     n_neighbors : int or "auto", default="auto"
         Number of nearest neighbors, as that of :class:`CollisionClusterer`. "auto" is 0
         if all samples have labels, and `features` asks for none.
+    neighbors : {"auto", "exact", "approximate"}, sparse matrix or transformer, \
+default="auto"
+        How they are found, as that of :class:`CollisionClusterer`.
     n_init : int or "auto", default="auto"
         Number of k-means starts beside the spread labels, or of random ones of a
         network; "auto" is as that of :class:`CollisionClusterer`, or 1 if all samples
@@ -102,6 +107,10 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         Maximum number of epochs, over which the learning rate decays.
     batch_size : int or "auto", default="auto"
         Samples per step, as that of :class:`CollisionClusterer`.
+    max_samples : int or None, default=100_000
+        Number of rows of a random sample, as that of :class:`CollisionClusterer`; rows
+        with labels belong to it. If all have labels, and without neighbors, all rows
+        take part.
     tol : float, default=1e-3
         Stop after 3 consecutive epochs in which the predicted class of at most this
         share of the samples changed.
@@ -202,9 +211,11 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         divergence: Literal["reverse", "forward"] = "reverse",
         view_weight: float = 2.0,
         n_neighbors: int | Literal["auto"] = "auto",
+        neighbors: str | sparray | BaseEstimator = "auto",
         n_init: int | Literal["auto"] = "auto",
         max_iter: int = 20,
         batch_size: int | Literal["auto"] = "auto",
+        max_samples: int | None = 100_000,
         tol: float = 1e-3,
         checkpoint: str | os.PathLike | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -221,9 +232,11 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         self.divergence = divergence
         self.view_weight = view_weight
         self.n_neighbors = n_neighbors
+        self.neighbors = neighbors
         self.n_init = n_init
         self.max_iter = max_iter
         self.batch_size = batch_size
+        self.max_samples = max_samples
         self.tol = tol
         self.checkpoint = checkpoint
         self.random_state = random_state
@@ -296,8 +309,12 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         ndarray of shape (n_samples,)
             Entries of ``classes_``.
         """
-        numbers = self._logits(X).argmax(axis=1)
-        return self.classes_[numbers]
+        if is_dask(X):
+            return self._lazy("predict", X)
+        (labels,) = self._by_block(
+            lambda rows: [self.classes_[self._logits(rows).argmax(axis=1)]], X
+        )
+        return labels
 
     def decision_function(self, X: ArrayLike) -> NDArray:
         """Return the logits of the classes.
@@ -312,8 +329,15 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         ndarray of shape (n_samples, n_classes), or (n_samples,)
             Logits; of two classes, those of the second minus those of the first.
         """
-        logits = self._logits(X)
-        return logits if logits.shape[1] != 2 else logits[:, 1] - logits[:, 0]
+        if is_dask(X):
+            return self._lazy("decision_function", X)
+
+        def decide(rows):
+            logits = self._logits(rows)
+            return [logits if logits.shape[1] != 2 else logits[:, 1] - logits[:, 0]]
+
+        (decisions,) = self._by_block(decide, X)
+        return decisions
 
     @property
     def transduction_(self) -> NDArray:

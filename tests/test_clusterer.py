@@ -218,7 +218,7 @@ def test_kmeans_starts_from_averaged_rows(digits):
     rows = embed(
         TrainingData(X), settings._replace(features=None), np.random.RandomState(0)
     )[-1]
-    assert_allclose(rows, smooth(neighbors.walk, neighbors.rows), atol=1e-12)
+    assert_allclose(rows, smooth(neighbors.walk, neighbors.index.rows), atol=1e-12)
 
 
 def settings_of(**settings):

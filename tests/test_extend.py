@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 
 from skcce import CollisionClusterer, LinearSoftmax
 from skcce._discovery import apart, old_neighbors
-from skcce._neighbors import neighbor_index, search, without_itself
+from skcce._neighbors import index_of, search, without_itself
 from skcce.methods import MutualInformation, SoftmaxClusterer
 from skcce.metrics import clustering_accuracy_score
 
@@ -235,7 +235,7 @@ def test_a_fit_that_does_not_end_well(old, new, monkeypatch, ending, error, mess
 
 
 def nearest_in(X, n_neighbors=10):
-    distances, around = search(neighbor_index(X, n_neighbors), X)
+    distances, around = search(index_of(X, n_neighbors, "exact"), X)
     return without_itself(distances, around)[1]
 
 

@@ -7,7 +7,7 @@ from skcce._neighbors import (
     _LAZINESS,
     N_STEPS,
     draw_neighbors,
-    neighbor_index,
+    index_of,
     principal_projection,
     random_walk,
     search,
@@ -17,7 +17,7 @@ from skcce._neighbors import (
 
 
 def neighbor_graph(rows, n_neighbors, weight=None):
-    found = search(neighbor_index(rows, n_neighbors), rows)
+    found = search(index_of(rows, n_neighbors, "exact"), rows)
     nearest = without_itself(*found)[1]
     return random_walk(nearest, weight, rows.dtype)[0]
 

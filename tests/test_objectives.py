@@ -12,7 +12,7 @@ from torch import nn
 import skcce._neighbors
 import skcce._starts
 from skcce import CollisionClusterer
-from skcce._neighbors import neighbor_index, random_walk, search, smooth, without_itself
+from skcce._neighbors import index_of, random_walk, search, smooth, without_itself
 from skcce._pseudo_labels import solve_batch
 from skcce._pseudo_labels.transport import transport_labels
 from skcce.deep import DeepSoftmax
@@ -481,7 +481,7 @@ def test_lam_goes_from_the_first_value_to_the_last(rng):
 
 def test_labels_come_from_predictions_averaged_over_neighbors(rng):
     rows = rng.normal(size=(7, 2))
-    nearest = without_itself(*search(neighbor_index(rows, 2), rows))[1]
+    nearest = without_itself(*search(index_of(rows, 2, "exact"), rows))[1]
     graph = random_walk(nearest, None, np.float64)[0]
     proba, logits = rng.dirichlet(np.ones(3), size=7), rng.normal(size=(1, 4, 3))
     objective = Collision()

@@ -9,6 +9,7 @@ from numba import njit
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 
+from skcce import _kernel as kernel_module
 from skcce import solve_pseudo_labels
 from skcce._pseudo_labels import (
     accelerated_em,
@@ -20,7 +21,6 @@ from skcce._pseudo_labels import (
     solve,
     working_set,
 )
-from skcce._pseudo_labels import kernel as kernel_module
 from skcce._pseudo_labels.predictor_corrector import _cholesky, _solve_factorized
 
 MODULES = [

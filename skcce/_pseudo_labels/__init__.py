@@ -5,6 +5,12 @@ from skcce._pseudo_labels.objective import (
     fairness,
     positive_rows,
 )
+from skcce._pseudo_labels.running import (
+    RunningUsage,
+    labels_at,
+    updated,
+    usage_of,
+)
 from skcce._pseudo_labels.solve import (
     MAX_LAM,
     PseudoLabels,
@@ -15,9 +21,13 @@ from skcce._pseudo_labels.solve import (
 __all__ = [
     "MAX_LAM",
     "PseudoLabels",
+    "RunningUsage",
     "check_prior",
     "fairness",
+    "labels_at",
     "positive_rows",
     "solve_batch",
     "solve_pseudo_labels",
+    "updated",
+    "usage_of",
 ]

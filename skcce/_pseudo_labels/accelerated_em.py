@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from skcce._kernel import kernel
 from skcce._pseudo_labels.dual import balancing_price
-from skcce._pseudo_labels.kernel import kernel
 from skcce._pseudo_labels.objective import Problem, sum_labels
 from skcce._threads import count_threads, single_blas_thread
 

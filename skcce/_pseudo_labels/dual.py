@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from skcce._pseudo_labels.kernel import kernel
+from skcce._kernel import kernel
 from skcce._pseudo_labels.objective import Problem, kl_divergence
 
 

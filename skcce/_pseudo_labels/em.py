@@ -22,8 +22,8 @@ from itertools import cycle, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from skcce._pseudo_labels.kernel import kernel
-from skcce._pseudo_labels.objective import Problem, sum_labels
+from skcce._kernel import kernel
+from skcce._pseudo_labels.objective import Problem, positive_rows, sum_labels
 from skcce._threads import count_threads
 
 # Below this a cluster's share counts as zero: its products with lam * n_samples and
@@ -81,6 +81,32 @@ def prepare_em(
                     other.result()
 
     return run
+
+
+def em_at_usages(
+    proba: NDArray,
+    lam: float,
+    prior: NDArray,
+    usages: NDArray,
+    weight: NDArray | None = None,
+) -> tuple[NDArray, NDArray]:
+    """Run EM from the predictions, with the usage before each iteration given.
+
+    A label then depends on no other sample. `usages` is (n_iter, n_clusters). Returns
+    the labels, and the sums of weight * label before each iteration and after the last
+    one, (n_iter + 1, n_clusters).
+    """
+    weight = np.ones(len(proba)) if weight is None else weight
+    labels, best = positive_rows(proba), proba.max(axis=1)
+    weighted_prior = min(float(lam), _MAX_WEIGHT) * prior
+    n_blocks = max(1, -(-len(proba) // _BLOCK))
+    sums = np.zeros((len(usages) + 1, n_blocks, proba.shape[1]))
+    sums[0, 0] = sum_labels(labels, weight)
+    for usage, new_sums in zip(usages, sums[1:], strict=True):
+        _em_iteration(
+            proba, best, weight, weighted_prior, labels, usage[np.newaxis], new_sums
+        )
+    return labels, sums.sum(axis=1)
 
 
 @kernel

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk
 
-from skcce._pseudo_labels.kernel import kernel
+from skcce._kernel import kernel
 
 _FIXED = 1e200  # stiffness of a price that does not move
 # Correctors for centrality, and the step from which there is no need for another.

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from skcce._kernel import kernel
 from skcce._pseudo_labels.dual import balancing_price
-from skcce._pseudo_labels.kernel import kernel
 from skcce._pseudo_labels.objective import Problem, sum_labels
 
 # Shares and collision probabilities count as at least this in the gradient, which would

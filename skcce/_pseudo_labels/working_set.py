@@ -18,13 +18,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skcce._kernel import kernel
 from skcce._pseudo_labels.dual import (
     balancing_price,
     duality_gap,
     mean_response,
     respond,
 )
-from skcce._pseudo_labels.kernel import kernel
 from skcce._pseudo_labels.objective import Problem, fairness
 from skcce._pseudo_labels.predictor_corrector import Candidates, solve_candidates
 from skcce._threads import single_blas_thread

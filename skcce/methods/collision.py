@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import sparray
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skcce._base import SoftmaxClusterer
@@ -23,7 +25,14 @@ from skcce._estimator import SoftmaxEstimator
 from skcce._model import SoftmaxModel
 from skcce._neighbors import N_STEPS, smooth
 from skcce._objective import Batch, Epoch, Objective, view_weights, with_targets
-from skcce._pseudo_labels import MAX_LAM, fairness, solve_batch
+from skcce._pseudo_labels import (
+    MAX_LAM,
+    RunningUsage,
+    fairness,
+    labels_at,
+    solve_batch,
+    usage_of,
+)
 from skcce._settings import auto_value
 from skcce._spectral import SpectralFeatures
 from skcce.losses import (
@@ -113,6 +122,11 @@ class Collision(Objective):
         self.label_weight = label_weight
         self.n_steps = n_steps
 
+    @property
+    def is_additive(self) -> bool:
+        """Whether what a step needs of its samples are sums: at running usages."""
+        return self.divergence == "reverse"
+
     def check(self, n_clusters: int) -> None:
         """Raise ValueError if a parameter is wrong."""
         super().check(n_clusters)
@@ -162,6 +176,38 @@ class Collision(Objective):
             weights[:, is_given] *= self.label_weight / weights[0, is_given].sum()
         gradient *= weights[..., np.newaxis]
         return float(value + np.vdot(weights, loss)), gradient
+
+    def usages(
+        self, proba: NDArray, memory: float, weight: NDArray | None = None
+    ) -> RunningUsage:
+        """Return the usages of these predictions, to begin a stream with.
+
+        memory : number of samples after which what was known counts 1 / e.
+        """
+        return usage_of(proba, self._lam, self._prior, self.em_iter, memory, weight)
+
+    def at_usages(
+        self, logits: NDArray, usage: RunningUsage, weight: NDArray | None = None
+    ) -> tuple[float, NDArray, NDArray]:
+        """Return what samples of a stream add to the sums of their batch.
+
+        They are the sum of the losses, its gradient with respect to the logits
+        (n, n_clusters), and the labels' sums, which ``updated`` takes. `mean_value`
+        makes the value of the batch of them. No sample depends on the others. This is
+        for the reverse divergence, without links, neighbors, views or given labels.
+        """
+        log_total, proba = log_normalize(logits)
+        labels, sums = labels_at(usage, proba, self._lam, self._prior, weight)
+        loss, gradient = collision_loss_and_gradient(logits, labels, (log_total, proba))
+        if weight is not None:
+            loss, gradient = loss * weight, gradient * weight[:, np.newaxis]
+            gradient = gradient.astype(logits.dtype, copy=False)
+        return float(loss.sum(dtype=np.float64)), gradient, sums
+
+    def mean_value(self, loss_sum: float, sums: NDArray, total: float) -> float:
+        """Return the value of a batch from its sums; `total` is its weight."""
+        fair = fairness(sums[-1] / total, self._prior)
+        return float(loss_sum / total + self._lam * fair)
 
     def _solve(self, proba: NDArray, batch: Batch) -> NDArray:
         """Return the labels of a batch."""
@@ -217,7 +263,7 @@ class CollisionClusterer(SoftmaxClusterer):
         place on the graph of neighbors (:class:`skcce.SpectralFeatures`), in which a
         linear boundary may follow the shape of the data. None are the rows as they are.
         "auto" is "spectral" for a linear model with neighbors, None for a network. A
-        SpectralFeatures takes the `n_neighbors` of the clusterer.
+        SpectralFeatures takes `n_neighbors` and `neighbors` of the clusterer.
     lam : float, pair of floats or "auto", default="auto"
         Weight (:math:`\lambda > 0`) of the fairness term in the mean-level loss above;
         it does not depend on the batch size. A pair decays, or grows, geometrically
@@ -264,6 +310,14 @@ class CollisionClusterer(SoftmaxClusterer):
         ``n_samples // (4 * n_clusters)``, and 0 for a network, whose augmented views
         take the place of neighbors. Neighbors that tell no more of clusters than those
         in a cloud without any are left out, too, if `n_clusters` is a number.
+    neighbors : {"auto", "exact", "approximate"}, sparse matrix or transformer, \
+default="auto"
+        How the nearest neighbors are found. "exact" takes a time that grows with the
+        square of the number of rows, "approximate" looks around the nearest centers of
+        k-means; "auto" is exact for up to 100,000 rows. Or a graph of distances, sparse
+        and of shape (n_samples, n_samples), with at least `n_neighbors` per row, or a
+        transformer that makes one, such as scikit-learn's ``KNeighborsTransformer``;
+        then new rows are looked up by Euclidean distance, whatever made the graph.
     init : {"auto", "k-means", "random"} or array-like, default="auto"
         Where to start: at the centroids of k-means (on neighbor-averaged rows), turned
         into weights; at random weights (the paper's Kaiming initialization); at given
@@ -284,6 +338,12 @@ class CollisionClusterer(SoftmaxClusterer):
         Samples per step. "auto" is 250 for a network; for a linear model it makes about
         40 batches per epoch, of 32 to 1000 samples, or of as many as there are
         clusters (fine ones, if their number is to be found) if that is more.
+    max_samples : int or None, default=100_000
+        With neighbors, a fit to more rows looks at a random sample of so many: graph,
+        tree, starts and training are those of the sample, and ``labels_`` are the
+        predictions for all rows, with their neighbors in the sample. Rows in
+        `must_link` or `cannot_link` belong to it. Without neighbors, and for a network,
+        all rows take part. None always takes all.
     tol : float, default=1e-3
         Stop after 3 consecutive epochs in which at most this share of the samples
         changed cluster.
@@ -380,8 +440,9 @@ class CollisionClusterer(SoftmaxClusterer):
 
     ``fit`` needs the memory of a few arrays of n_samples x n_clusters, or x 100 for the
     tree, of two of n_samples x min(n_features, 128), and of the neighbor graph, about 3
-    n_neighbors numbers a sample; no copy of `X`, unless some weights are 0. The
-    neighbors are exact: the time for them grows with the square of n_samples.
+    n_neighbors numbers a sample; no copy of `X`, unless some weights are 0. Here
+    n_samples is at most `max_samples`: for more rows, memory does not grow but for the
+    results, and time grows with the number of rows.
 
     ``predict`` finds the neighbors of new rows among the training rows. So the fitted
     estimator keeps these, in at most 128 features each; with ``features=None`` it keeps
@@ -443,10 +504,12 @@ class CollisionClusterer(SoftmaxClusterer):
         cannot_link: ArrayLike | None = None,
         link_weight: float = 2.0,
         n_neighbors: int | Literal["auto"] = "auto",
+        neighbors: str | sparray | BaseEstimator = "auto",
         init: str | ArrayLike = "auto",
         n_init: int | Literal["auto"] = "auto",
         max_iter: int = 20,
         batch_size: int | Literal["auto"] = "auto",
+        max_samples: int | None = 100_000,
         tol: float = 1e-3,
         contamination: float | None = None,
         checkpoint: str | os.PathLike | None = None,
@@ -464,10 +527,12 @@ class CollisionClusterer(SoftmaxClusterer):
         self.cannot_link = cannot_link
         self.link_weight = link_weight
         self.n_neighbors = n_neighbors
+        self.neighbors = neighbors
         self.init = init
         self.n_init = n_init
         self.max_iter = max_iter
         self.batch_size = batch_size
+        self.max_samples = max_samples
         self.tol = tol
         self.contamination = contamination
         self.checkpoint = checkpoint

@@ -428,7 +428,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         resumes = checkpoint is not None and checkpoint.exists
         if resumes:
             settings = checkpoint.settings(settings)
-        verbose = self.verbose if model.is_main_process else 0
+        verbose = self._shown(model)
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
         with single_blas_thread():
@@ -510,6 +510,10 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             warn_if_unfinished(state, clusters, settings.n_wanted, self)
         return self
 
+    def _shown(self, model: SoftmaxModel) -> int:
+        """Return how verbose this process is, maybe one of several."""
+        return self.verbose if model.is_main_process else 0
+
     def _open(
         self, X: ArrayLike, sample_weight: ArrayLike | None
     ) -> tuple[SoftmaxModel, TrainingData]:
@@ -581,7 +585,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             )
 
         return {
-            "verbose": self.verbose if model.is_main_process else 0,
+            "verbose": self._shown(model),
             "begin_epoch": callbacks.begin_epoch,
             "end_epoch": end_epoch,
         }
@@ -639,7 +643,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         parts = []
         predict = partial(_predict_block, model, found, tau)
         with progress_bar(
-            self.verbose, total=len(given), desc="predictions", unit=" rows"
+            self._shown(model), total=len(given), desc="predictions", unit=" rows"
         ) as bar:
             for part in map_blocks(predict, given, _ROWS_TO_LOOK_UP):
                 parts.append(part)

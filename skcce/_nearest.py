@@ -2,10 +2,10 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
@@ -60,12 +60,13 @@ def exact_neighbors(
     float32 choose candidates. Where rounding might hide a neighbor from them, products
     in float64 tell which rows to look at. `on_rows` hears of progress.
     """
+    # Kernels are compiled anew for other layouts, and may round otherwise.
+    rows, n_neighbors = np.ascontiguousarray(rows), min(n_neighbors, len(rows))
     single, squares = rows.astype(np.float32, copy=False), _squares(rows)
-    n_neighbors = min(n_neighbors, len(rows))
 
     @_may_overflow
     def find(block: slice) -> tuple[NDArray, NDArray]:
-        some = queries[block]
+        some = np.array(queries[block], order="C")
         least, numbers = _candidates(some, single, squares, n_neighbors + _SPARE)
         distances, numbers = _nearest_of(some, rows, numbers, n_neighbors)
         doubtful = ~_is_certain(some, least, distances[:, -1])
@@ -89,11 +90,11 @@ def approximate_neighbors(
 
     The nearest ones in the nearest cells; as of `exact_neighbors` otherwise.
     """
-    n_neighbors = min(n_neighbors, len(rows))
+    rows, n_neighbors = np.ascontiguousarray(rows), min(n_neighbors, len(rows))
 
     @_may_overflow
     def find(block: slice) -> tuple[NDArray, NDArray]:
-        some = queries[block]
+        some = np.array(queries[block], order="C")
         shape = len(some), n_neighbors + _SPARE
         values = np.full(shape, -np.inf, dtype=np.float32)
         numbers = np.full(shape, -1, dtype=np.int32)
@@ -333,16 +334,16 @@ def _distance(query, row):
 
 
 def _in_threads(
-    function: Callable, parts: Iterable, on_rows: Callable[[int], Any] | None = None
-) -> Iterable:
+    function: Callable, parts: Iterable, on_rows: Callable[[int], Any]
+) -> Iterator:
     """Yield what a function returns for each part, in their order."""
-    results = Parallel(
-        count_openmp_threads(), backend="threading", return_as="generator"
-    )(delayed(function)(part) for part in parts)
-    for result in results:
-        if on_rows is not None:
-            on_rows(len(result[0]))
-        yield result
+    with ThreadPoolExecutor(count_openmp_threads()) as pool:
+        try:
+            for result in pool.map(function, parts):
+                on_rows(len(result[0]))
+                yield result
+        finally:  # Ctrl-C
+            pool.shutdown(cancel_futures=True)
 
 
 def _stack(parts: Iterable[tuple[NDArray, NDArray]]) -> tuple[NDArray, NDArray]:

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, issparse
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.utils import gen_batches
 
@@ -644,6 +645,11 @@ def plain(value: Any) -> Any:
     """Return a parameter as a plain value, which can be compared later."""
     if hasattr(value, "__array__"):
         return np.asarray(value).tolist()
+    if issparse(value):
+        value = csr_array(value, copy=True)
+        value.sum_duplicates()
+        parts = value.indptr, value.indices, value.data
+        return [list(value.shape), *map(_fingerprint, parts)]
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):

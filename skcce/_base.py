@@ -2,13 +2,14 @@
 
 import copy
 import os
+import warnings
 from numbers import Integral, Real
 from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import sparray
-from scipy.special import entr
+from scipy.special import entr, softmax
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -16,7 +17,8 @@ from sklearn.base import (
     TransformerMixin,
     clone,
 )
-from sklearn.utils import Tags
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -25,10 +27,22 @@ from skcce._blocks import is_dask
 from skcce._callbacks import with_callbacks
 from skcce._discovery import check_extension, extension
 from skcce._estimator import SoftmaxEstimator
+from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._objective import Objective
+from skcce._persistence import FITTED
 from skcce._settings import number_and_bounds
 from skcce._spectral import SpectralFeatures
+from skcce._starts import asking_for
+from skcce._stream import (
+    Stream,
+    begin_steps,
+    can_step,
+    check_stream,
+    new_numbers,
+    renumbered,
+    step,
+)
 from skcce._threads import single_blas_thread
 from skcce._tree import ClusterTree
 from skcce._weights import check_weights
@@ -172,6 +186,7 @@ feature_names_in_
             weights that it had.
         """
         self._validate_params()
+        vars(self).pop("_stream", None)
         model, data = self._open(X, sample_weight)
         least = number_and_bounds(self.n_clusters, data.n_samples)[1][0]
         if least > data.n_samples:
@@ -181,6 +196,108 @@ feature_names_in_
                 f"n_samples={data.n_samples}{suffix}"
             )
         return self._fit(X, y, model, data, self._new_objective(model))
+
+    def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Learn from a batch of a stream.
+
+        A random sample of the stream is kept, at most `max_samples` rows of it, none
+        twice. The first batch, and then each time when the stream has become half as
+        long again, all of the sample is fitted to, and its clusters get the numbers of
+        the old ones that they agree with. In between, each batch makes a small step of
+        the optimizer if the number of clusters is given and their shares are not
+        learned; then the shares are balanced over some 10,000 rows, however these are
+        cut into batches.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Batch. The first one must have as many rows as there are clusters.
+        y : Ignored
+            Present for API consistency.
+
+        Returns
+        -------
+        self : estimator
+            The estimator, ready to predict. ``labels_`` and ``probabilities_`` are
+            those of the batch, ``loss_`` and the curves those of the last fit, and
+            ``n_samples_seen_`` counts the rows of the stream.
+
+        Raises
+        ------
+        ValueError
+            If `X` has another number of features than the batches before, or values
+            that are not finite; if the first batch has too few rows; or if a parameter
+            is out of its range, or refers to rows by their number. The estimator stays
+            as it was.
+        TypeError
+            If the model takes images: a network.
+
+        Notes
+        -----
+        After ``fit``, or ``load``, a stream begins anew, and the model stays as it is
+        until the stream has half as many rows again as there were in the fit.
+        """
+        self._validate_params()
+        model = LinearSoftmax() if self.model is None else self.model
+        check_stream(self, model)
+        is_first = not hasattr(self, "model_")
+        X = self._validate_input(X, model, reset=is_first)
+        least = number_and_bounds(self.n_clusters, len(X))[1][0]
+        if is_first and least > len(X):
+            raise ValueError(
+                f"The first batch has {len(X)} rows, fewer than n_clusters="
+                f"{self.n_clusters}. Make it larger."
+            )
+        stream = getattr(self, "_stream", None)
+        if stream is None:
+            stream = Stream.like(X, check_random_state(self.random_state))
+            stream.n_fitted = 0 if is_first else len(self.labels_)
+        stream.add(X, self.max_samples)
+        if is_first or stream.is_due:
+            self._fit_stream(stream)
+        elif stream.usage is not None:
+            rows = X if self.features_ is None else self.features_.transform_rows(X)
+            objective = self._stream_objective()
+            stream.usage = step(self.model_, objective, stream.usage, rows)
+        proba = self.predict_proba(X)
+        self._stream, self.n_samples_seen_ = stream, stream.n_seen
+        self.labels_, self.probabilities_ = proba.argmax(axis=1), proba.max(axis=1)
+        if self.contamination is not None:
+            self.labels_ = self.predict(X)
+        return self
+
+    def _fit_stream(self, stream: Stream) -> None:
+        """Fit to the sample of a stream, and go on with the numbers of the clusters."""
+        X = stream.sample
+        seed = stream.random_state.randint(np.iinfo(np.int32).max)
+        new = clone(self).set_params(random_state=seed)
+        with warnings.catch_warnings():
+            # There will be another fit.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            new.fit(X)
+        logits = new.decision_function(X)
+        # Clusters of a given prior have the numbers of their shares.
+        is_free = isinstance(getattr(self, "prior", None), str | None)
+        if hasattr(self, "model_") and is_free:
+            old, found = self.decision_function(X).argmax(axis=1), logits.argmax(axis=1)
+            numbers = new_numbers(old, found, self.n_clusters_, new.n_clusters_)
+            order = np.argsort(numbers)
+            new.model_ = renumbered(new.model_, numbers)
+            new.prior_, new.share_curve_ = new.prior_[order], new.share_curve_[:, order]
+            logits = logits[:, order]
+        for name in FITTED:
+            vars(self).pop(name, None)
+        parameters = self.get_params(deep=False)
+        vars(self).update(
+            {name: vars(new)[name] for name in vars(new) if name not in parameters}
+        )
+        stream.n_fitted, stream.usage = stream.n_seen, None
+        objective = self._stream_objective()
+        if can_step(self.model_, objective):
+            stream.usage = begin_steps(objective, logits * self.temperature_)
+
+    def _stream_objective(self) -> Objective:
+        return asking_for(self.prior_, self._new_objective(self.model_))
 
     def cut(self, n_clusters: int) -> Self:
         """Return the clusterer with another number of clusters, at no cost.
@@ -310,10 +427,18 @@ feature_names_in_
         """
         if is_dask(X):
             return self._lazy("predict", X)
-        labels = self._logits(X).argmax(axis=1)
+        check_is_fitted(self, "model_")
         surroundings = self._surroundings
-        if surroundings is not None and np.isfinite(surroundings.threshold):
-            labels[-self.score_samples(X) > surroundings.threshold] = -1
+        threshold = np.inf if surroundings is None else surroundings.threshold
+
+        def label(rows):
+            features, around = self._look_up(rows)
+            labels = self._logits_of(features).argmax(axis=1)
+            if np.isfinite(threshold):
+                labels[surroundings.scores(*around) > threshold] = -1
+            return [labels]
+
+        (labels,) = self._by_block(label, X)
         return labels
 
     def decision_function(self, X: ArrayLike) -> NDArray:
@@ -331,7 +456,8 @@ feature_names_in_
         """
         if is_dask(X):
             return self._lazy("decision_function", X)
-        return self._logits(X)
+        (logits,) = self._by_block(lambda rows: [self._logits(rows)], X)
+        return logits
 
     def transform(self, X: ArrayLike) -> NDArray:
         """Return the probability of each cluster: the same as ``predict_proba``.
@@ -373,10 +499,14 @@ feature_names_in_
         float
             Mutual information in nats, between 0 and ln n_clusters.
         """
-        proba = self.predict_proba(X).astype(np.float64, copy=False)
-        weight = check_weights(sample_weight, len(proba))
-        usage = np.average(proba, axis=0, weights=weight)
-        entropy = np.average(entr(proba).sum(axis=1), weights=weight)
+        n_rows, blocks = self._blocks(X)
+        weight = check_weights(sample_weight, n_rows)
+        usage, entropy = 0.0, 0.0
+        for block, rows in blocks:
+            proba = softmax(self._logits(rows), axis=1).astype(np.float64, copy=False)
+            counts = np.ones(len(proba)) if weight is None else weight[block]
+            usage += counts @ proba / n_rows
+            entropy += counts @ entr(proba).sum(axis=1) / n_rows
         return float(entr(usage).sum() - entropy)
 
     @property

@@ -9,7 +9,7 @@ There are three kinds of workers, and one function for each, which all do the sa
 a function for each of some blocks, and yield the results in the order of the blocks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -162,3 +162,31 @@ def take(X: Any, rows: NDArray) -> NDArray:
 
 def _pick(X: NDArray, rows: NDArray) -> NDArray:
     return X[rows]
+
+
+def fill(
+    n_rows: int, parts: Iterable[tuple[slice, Sequence[NDArray]]]
+) -> tuple[NDArray, ...]:
+    """Return whole arrays from those of each block; no part is held longer than needed.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows of all blocks.
+    parts : iterable of (block, arrays)
+        Where the rows of the block are, and one or several arrays with an entry for
+        each of them; those of the first block tell the shapes and dtypes.
+
+    Returns
+    -------
+    tuple of ndarray
+        As many arrays, with an entry for every row.
+    """
+    wholes: tuple[NDArray, ...] = ()
+    for block, arrays in parts:
+        if not wholes:
+            shapes = [(n_rows, *array.shape[1:]) for array in arrays]
+            wholes = tuple(map(np.empty, shapes, [array.dtype for array in arrays]))
+        for whole, array in zip(wholes, arrays, strict=True):
+            whole[block] = array
+    return wholes

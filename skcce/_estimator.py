@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from numbers import Integral, Real
 from types import MappingProxyType
@@ -12,16 +12,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.utils import assert_all_finite, check_random_state, gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skcce._autologging import inner_fits
-from skcce._blocks import is_dask, map_blocks
+from skcce._blocks import fill, is_dask, map_blocks
 from skcce._calibration import temperature
 from skcce._callbacks import CallbackSupportMixin, EpochCallbacks
 from skcce._data import TrainingData
+from skcce._export import as_scikit_learn
 from skcce._linear import LinearSoftmax
 from skcce._messages import (
     advice,
@@ -44,6 +47,7 @@ from skcce._persistence import (
 )
 from skcce._progress import progress_bar
 from skcce._pseudo_labels import check_prior
+from skcce._scaling import BLOCK
 from skcce._settings import Settings, draw_sample, resolve
 from skcce._spectral import SpectralFeatures
 from skcce._starts import (
@@ -63,12 +67,29 @@ from skcce._weights import check_weights
 # Many at a time, so that several of them look into the same cell.
 _ROWS_TO_LOOK_UP = 65_536
 
+_FLOATS = [np.float64, np.float32]
+# What is converted block by block, not as a whole.
+_IN_LARGE_FILES = [*_FLOATS, np.float16, np.uint8]
+
 
 def _has_outlier_scores(estimator: "SoftmaxEstimator") -> bool:
     """Whether a fit has them, or may have them."""
     if getattr(estimator, "_surroundings", True) is None:
         raise AttributeError("Outlier scores need features='spectral'.")
     return True
+
+
+def _largest(logits: NDArray, k: int) -> NDArray:
+    """Return the columns (n, k) of the largest logits, and overwrite these.
+
+    The largest first; of equal ones, the first first.
+    """
+    order = np.empty((len(logits), k), dtype=np.intp)
+    # Of many clusters, a few are found much faster than all are sorted.
+    for column in order.T:
+        column[:] = logits.argmax(axis=1)
+        np.put_along_axis(logits, column[:, None], -np.inf, axis=1)
+    return order
 
 
 class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
@@ -183,7 +204,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         """
         if is_dask(X):
             return self._lazy("predict_proba", X)
-        return softmax(self._logits(X), axis=1)
+        (proba,) = self._by_block(lambda rows: [softmax(self._logits(rows), axis=1)], X)
+        return proba
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray:
         """Return the log-probability of each cluster, or class, for each sample.
@@ -200,7 +222,95 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         """
         if is_dask(X):
             return self._lazy("predict_log_proba", X)
-        return log_softmax(self._logits(X), axis=1)
+        (log_proba,) = self._by_block(
+            lambda rows: [log_softmax(self._logits(rows), axis=1)], X
+        )
+        return log_proba
+
+    def predict_topk(self, X: ArrayLike, k: int) -> tuple[NDArray, NDArray]:
+        """Return the most probable clusters, or classes, of each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Data, not necessarily seen in fit.
+        k : int
+            How many of them, from 1 to n_clusters.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples, k)
+            Numbers of clusters, or entries of ``classes_``, the most probable first;
+            of equal ones, the first first. None is -1.
+        probabilities : ndarray of shape (n_samples, k)
+            Their probabilities.
+
+        Raises
+        ------
+        ValueError
+            If `k` is no integer from 1 to n_clusters.
+        """
+        check_is_fitted(self, "model_")
+        if not isinstance(k, Integral) or not 1 <= k <= self.n_clusters_:
+            raise ValueError(
+                f"k={k!r} must be an integer from 1 to n_clusters_={self.n_clusters_}: "
+                "how many of the most probable ones."
+            )
+
+        names = getattr(self, "classes_", np.arange(self.n_clusters_))
+
+        def most_probable(rows):
+            logits = self._logits(rows)
+            proba = softmax(logits, axis=1)
+            order = _largest(logits, k)
+            return names[order], np.take_along_axis(proba, order, axis=1)
+
+        return self._by_block(most_probable, X)
+
+    def to_sklearn(self) -> LogisticRegression | Pipeline:
+        """Return a scikit-learn model that predicts the same probabilities.
+
+        It needs skcce only for the features of ``features="spectral"``. Without these,
+        skl2onnx makes ONNX of it.
+
+        Returns
+        -------
+        LogisticRegression or Pipeline
+            As if it had been fitted; in float64, whatever the dtype of the training
+            data. With ``features="spectral"`` a pipeline of ``features_`` and the
+            LogisticRegression. Its classes are the clusters, from 0 on, or
+            ``classes_``; it knows no -1 of `contamination`.
+
+        Raises
+        ------
+        NotFittedError
+            If nothing was fitted.
+        ValueError
+            If the model is not linear, there is only one cluster, or the clusters are
+            joined from finer ones (``model_.groups_``), as with ``prior="learn"``, and
+            maybe "auto": sums of probabilities are not those of a LogisticRegression.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_iris
+        >>> from skcce import CollisionClusterer
+        >>> X = load_iris().data
+        >>> clusterer = CollisionClusterer(3, features=None, prior=None, random_state=0)
+        >>> regression = clusterer.fit(X).to_sklearn()
+        >>> regression
+        LogisticRegression()
+        >>> np.allclose(regression.predict_proba(X), clusterer.predict_proba(X))
+        True
+        """
+        check_is_fitted(self, "model_")
+        return as_scikit_learn(
+            self.model_,
+            self.features_,
+            self.temperature_,
+            getattr(self, "classes_", np.arange(self.n_clusters_)),
+            getattr(self, "feature_names_in_", None),
+        )
 
     @available_if(_has_outlier_scores)
     def score_samples(self, X: ArrayLike) -> NDArray:
@@ -222,11 +332,13 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         AttributeError
             If the fit had no neighbors, or its features are the rows as they are.
         """
-        check_is_fitted(self, "model_")
-        X = self._validate_input(X, self.model_, reset=False)
-        with single_blas_thread(), inner_fits():
-            _, *around = self.features_.look_up(X)
-            return -self._surroundings.scores(*around)
+
+        def score(rows):
+            _, around = self._look_up(rows)
+            return [-self._surroundings.scores(*around)]
+
+        (scores,) = self._by_block(score, X)
+        return scores
 
     @property
     def coef_(self) -> NDArray:
@@ -244,14 +356,50 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
 
         return predicted(self, method, X)
 
-    def _logits(self, X: ArrayLike) -> NDArray:
-        """Return the logits, one column per cluster, or class."""
+    def _by_block(
+        self, function: Callable[[Any], Sequence[NDArray]], X: Any
+    ) -> tuple[NDArray, ...]:
+        """Return what `function` makes of new rows: arrays with an entry for each."""
+        n_rows, blocks = self._blocks(X)
+        return fill(n_rows, ((block, function(rows)) for block, rows in blocks))
+
+    def _blocks(self, X: Any) -> tuple[int, Iterator[tuple[slice, Any]]]:
+        """Return how many new rows there are, and the rows, checked, block by block.
+
+        Of a network, all at once: it makes its own blocks.
+        """
         check_is_fitted(self, "model_")
-        X = self._validate_input(X, self.model_, reset=False)
-        if self.features_ is not None:
-            with single_blas_thread(), inner_fits():
-                X = self.features_.transform_rows(X)
-        logits = self.model_.decision_function(X)
+        model = self.model_
+        if model.learns_features or model.validate_input(X) is not None:
+            X = self._validate_input(X, model, reset=False)
+            return X.shape[0], iter([(slice(None), X)])
+        X = self._validate_input(
+            X, model, reset=False, dtype=_IN_LARGE_FILES, ensure_all_finite=False
+        )
+
+        def checked(rows):
+            name = type(self).__name__
+            assert_all_finite(rows, estimator_name=name, input_name="X")
+            return rows if rows.dtype in _FLOATS else rows.astype(np.float64)
+
+        size = BLOCK if self.features_ is None else _ROWS_TO_LOOK_UP
+        blocks = gen_batches(X.shape[0], size)
+        return X.shape[0], ((block, checked(X[block])) for block in blocks)
+
+    def _logits(self, rows: Any) -> NDArray:
+        """Return the logits of rows that were checked, one column per cluster."""
+        return self._logits_of(self._look_up(rows)[0])
+
+    def _look_up(self, rows: Any) -> tuple[Any, Sequence[NDArray]]:
+        """Return the features of rows that were checked, and what is near to them."""
+        if self.features_ is None:
+            return rows, ()
+        with single_blas_thread(), inner_fits():
+            features, *around = self.features_.look_up(rows)
+        return features, around
+
+    def _logits_of(self, features: Any) -> NDArray:
+        logits = self.model_.decision_function(features)
         return logits / logits.dtype.type(self.temperature_)
 
     def _fitted(self, name: str) -> Any:
@@ -370,7 +518,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         return model, data
 
     def _validate_input(
-        self, X: ArrayLike, model: SoftmaxModel, *, reset: bool
+        self, X: ArrayLike, model: SoftmaxModel, *, reset: bool, **how: Any
     ) -> NDArray:
         data = model.validate_input(X)
         if data is not None:
@@ -378,10 +526,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                 vars(self).pop(name, None)  # those of an earlier fit to a table
             return data
         if is_dask(X):
-            from skcce._dask import opened
-
-            return opened(self, X, reset=reset)
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+            pass
+        return validate_data(self, X, reset=reset, **{"dtype": _FLOATS, **how})
 
     def _train(
         self,

@@ -131,6 +131,11 @@ class LinearSoftmax(SoftmaxModel):
         """Return a model of some of the units, each of which is a cluster."""
         return self._derived([weight[numbers] for weight in self._weights], None)
 
+    def affine(self) -> tuple[NDArray, NDArray]:
+        """Return weights and intercepts, for rows as they were given, in float64."""
+        weights = self._weights[0].astype(np.float64) / self._scale
+        return weights, self._weights[1] - weights @ self._mean
+
     def joined(self, groups: NDArray) -> Self:
         """Return a model whose clusters are joined from the units.
 

@@ -156,7 +156,10 @@ class Checkpoint:
         are_left_out = settings.doubts_neighbors and not any(parts)
         return (
             (parts == wanted or are_left_out)
-            and (self.tree is None or len(self.tree.labels) == len(data.given))
+            and (
+                self.tree is None
+                or len(self.tree.labels) in (data.n_samples, data.given.shape[0])
+            )
             and (
                 self.features is None
                 or len(self._record["features"]["rows"]) == data.n_samples

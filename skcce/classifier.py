@@ -311,8 +311,10 @@ default="auto"
         """
         if is_dask(X):
             return self._lazy("predict", X)
-        numbers = self._logits(X).argmax(axis=1)
-        return self.classes_[numbers]
+        (labels,) = self._by_block(
+            lambda rows: [self.classes_[self._logits(rows).argmax(axis=1)]], X
+        )
+        return labels
 
     def decision_function(self, X: ArrayLike) -> NDArray:
         """Return the logits of the classes.
@@ -329,8 +331,13 @@ default="auto"
         """
         if is_dask(X):
             return self._lazy("decision_function", X)
-        logits = self._logits(X)
-        return logits if logits.shape[1] != 2 else logits[:, 1] - logits[:, 0]
+
+        def decide(rows):
+            logits = self._logits(rows)
+            return [logits if logits.shape[1] != 2 else logits[:, 1] - logits[:, 0]]
+
+        (decisions,) = self._by_block(decide, X)
+        return decisions
 
     @property
     def transduction_(self) -> NDArray:

@@ -79,9 +79,12 @@ def check_prior(prior: ArrayLike | None, n_clusters: int) -> NDArray:
     if prior.max() == 0:
         raise ValueError("prior must have a positive sum, got only zeros.")
     # Scaled by the maximum first, so that the sum of huge entries does not overflow.
-    prior = prior / prior.max()
-    prior[prior < _LEAST] = 0
-    return prior / prior.sum()
+    shares = prior / prior.max()
+    shares[shares < _LEAST] = 0
+    shares /= shares.sum()
+    # What was checked before, and stored, stays as it is, bit for bit.
+    rounding = len(prior) * np.finfo(np.float64).eps
+    return prior if np.allclose(prior, shares, rtol=rounding, atol=0) else shares
 
 
 def positive_rows(proba: NDArray) -> NDArray:

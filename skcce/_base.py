@@ -241,6 +241,7 @@ feature_names_in_
         model = LinearSoftmax() if self.model is None else self.model
         check_stream(self, model)
         is_first = not hasattr(self, "model_")
+        X = X.compute() if is_dask(X) else X
         X = self._validate_input(X, model, reset=is_first)
         least = number_and_bounds(self.n_clusters, len(X))[1][0]
         if is_first and least > len(X):

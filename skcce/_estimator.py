@@ -333,6 +333,9 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             If the fit had no neighbors, or its features are the rows as they are.
         """
 
+        if is_dask(X):
+            return self._lazy("score_samples", X)
+
         def score(rows):
             _, around = self._look_up(rows)
             return [-self._surroundings.scores(*around)]
@@ -526,7 +529,10 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                 vars(self).pop(name, None)  # those of an earlier fit to a table
             return data
         if is_dask(X):
-            pass
+            from skcce._dask import opened
+
+            lazy = opened(self, X, reset=reset)
+            return lazy if reset else lazy.compute()
         return validate_data(self, X, reset=reset, **{"dtype": _FLOATS, **how})
 
     def _train(

@@ -304,6 +304,20 @@ def test_with_neighbors_a_sample_is_drawn(rows):
     lazy = clusterer(**parameters).fit(X)
     assert_array_equal(lazy.labels_, clusterer(**parameters).fit(rows[0]).labels_)
     assert_array_equal(lazy.predict(X).compute(), lazy.labels_)
+    scores = lazy.score_samples(X)
+    assert isinstance(scores, da.Array)
+    assert_array_equal(scores.compute(), -lazy.outlier_scores_)
+    assert lazy.score(X) == lazy.score(rows[0])
+    assert len(lazy.extend(X).labels_) == 640
+
+
+def test_a_batch_of_dask_is_computed(rows):
+    lazy, stream = clusterer(), clusterer()
+    for first in (0, 320):
+        batch = rows[0][first : first + 320]
+        lazy.partial_fit(da.from_array(batch, chunks=(RUN, 3)))
+        stream.partial_fit(batch)
+    assert_array_equal(lazy.labels_, stream.labels_)
 
 
 def test_other_objectives_take_a_sample_of_dask(rows):

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import starmap
 from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
+from sklearn.utils import gen_batches
 
 from skcce._ranks import has_ranks, over_ranks
 from skcce._threads import single_blas_thread
@@ -30,6 +32,8 @@ N_GROUPS = 40  # of blocks in a pass: its steps
 _RUNS_PER_GROUP, _LONGEST_RUN = 256, 1024
 # What a step sends and adds grows with the number of its blocks.
 _BLOCKS_PER_GROUP = 64
+
+_BLOCKS_PER_TASK = 16  # of a process: joblib takes some ms for each task
 
 Visit = Callable[..., Iterator[Any]]
 
@@ -105,10 +109,18 @@ def _over_joblib(X: Any, ends: NDArray) -> Iterator[Visit]:
             each = stack.enter_context(ThreadPoolExecutor(n_jobs)).map
         else:
             # The processes get a memory map of an array, once.
-            parallel = stack.enter_context(Parallel(return_as="generator"))
+            parallel = stack.enter_context(
+                Parallel(return_as="generator", batch_size=1)
+            )
 
             def each(call, *items):
-                return parallel(map(delayed(call), *items))
+                items = list(zip(*items, strict=True))
+                size = min(-(-len(items) // n_jobs), _BLOCKS_PER_TASK)
+                tasks = (items[some] for some in gen_batches(len(items), size))
+                for results in parallel(
+                    delayed(_starmap)(call, task) for task in tasks
+                ):
+                    yield from results
 
         def visit(function, blocks, *others):
             call = partial(_call, function, X)
@@ -117,6 +129,10 @@ def _over_joblib(X: Any, ends: NDArray) -> Iterator[Visit]:
             return each(call, first, last, *others)
 
         yield visit
+
+
+def _starmap(function: Callable, items: list[tuple]) -> list:
+    return list(starmap(function, items))
 
 
 def _call(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -411,3 +412,19 @@ def test_integers(rows):
     lazy = clusterer().fit(da.from_array(X, chunks=(RUN, 3)))
     assert_same(lazy, clusterer().fit(X))
     assert lazy.coef_.dtype == np.float64
+
+
+@pytest.mark.slow
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "examples")
+    import scale_passes
+
+    monkeypatch.setattr(scale_passes, "SAMPLE", 400)
+    monkeypatch.setattr(scale_passes, "WORKERS", {"one": {}, "two": {"n_jobs": 2}})
+    options = ["--n-samples", "1200", "--n-passes", "1", "--folder", str(tmp_path)]
+    for what in ("workers", "disk"):
+        monkeypatch.setattr(sys, "argv", ["scale_passes.py", what, *options])
+        scale_passes.main()
+    printed = capsys.readouterr().out
+    assert printed.count("same bits: True") == 2
+    assert "1200 rows" in printed

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from sklearn.utils.random import sample_without_replacement
 
 from skcce._blocks import is_dask, take
 from skcce._constraints import Links
@@ -74,9 +75,13 @@ class TrainingData:
             is_needed[self.links.rows] = True
         may_be = ~is_needed if self.weight is None else ~is_needed & (self.weight > 0)
         others = np.flatnonzero(may_be)
-        if size < self.n_samples:
-            others = random_state.permutation(others)
-        is_needed[others[: max(0, size - np.count_nonzero(is_needed))]] = True
+        n_others = min(len(others), max(0, size - np.count_nonzero(is_needed)))
+        if n_others < len(others):
+            some = sample_without_replacement(
+                len(others), n_others, random_state=random_state
+            )
+            others = others[some]
+        is_needed[others] = True
         rows = np.flatnonzero(is_needed)
         weight, target, links = self.weight, self.target, self.links
         return replace(

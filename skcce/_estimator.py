@@ -332,6 +332,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         AttributeError
             If the fit had no neighbors, or its features are the rows as they are.
         """
+        if is_dask(X):
+            return self._lazy("score_samples", X)
 
         def score(rows):
             _, around = self._look_up(rows)
@@ -532,7 +534,10 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                 vars(self).pop(name, None)  # those of an earlier fit to a table
             return data
         if is_dask(X):
-            pass
+            from skcce._dask import opened
+
+            lazy = opened(self, X, reset=reset)
+            return lazy if reset else lazy.compute()
         return validate_data(self, X, reset=reset, **{"dtype": _FLOATS, **how})
 
     def _train(
@@ -639,38 +644,41 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
 
         The tree gets their fine clusters.
         """
-        tree = found["_tree"]
-        parts = []
+        features, tree = found["features_"], found["_tree"]
         predict = partial(_predict_block, model, found, tau)
         with progress_bar(
             self._shown(model), total=len(given), desc="predictions", unit=" rows"
         ) as bar:
-            for part in map_blocks(predict, given, _ROWS_TO_LOOK_UP):
-                parts.append(part)
-                bar.update(len(part[0]))
-        labels, top, scores, fine = (
-            None if column[0] is None else np.concatenate(column)
-            for column in zip(*parts, strict=True)
-        )
+
+            def parts() -> Iterator[tuple[slice, list[NDArray]]]:
+                first = 0
+                for part in map_blocks(predict, given, _ROWS_TO_LOOK_UP):
+                    rows = slice(first, first + len(part[0]))
+                    first = rows.stop
+                    bar.update(len(part[0]))
+                    yield rows, part
+
+            labels, top, *others = fill(len(given), parts())
+        scores = None if features is None else others.pop(0)
         if tree is not None:
-            tree.labels = fine
+            tree.labels = others.pop()
         return (labels, top), scores
 
 
 def _predict_block(
     model: SoftmaxModel, found: Mapping[str, Any], tau: float, X: Any
-) -> tuple:
-    """Return clusters, their probabilities, outlier scores and fine clusters of rows.
+) -> list[NDArray]:
+    """Return clusters of rows, their probabilities, and what else there is.
 
-    The last two are None if there are none.
+    That are outlier scores if there are features, and fine clusters if there is a tree.
     """
-    features, tree, scores, fine = found["features_"], found["_tree"], None, None
+    features, tree, others = found["features_"], found["_tree"], []
     if features is not None:
         X, *around = features.look_up(X)
-        scores = found["_surroundings"].scores(*around)
+        others.append(found["_surroundings"].scores(*around))
     if tree is not None:
-        fine = finite_logits(tree.model, X).argmax(axis=1)
-    return *predictions(finite_logits(model, X), tau), scores, fine
+        others.append(finite_logits(tree.model, X).argmax(axis=1))
+    return [*predictions(finite_logits(model, X), tau), *others]
 
 
 def predictions(logits: NDArray, temperature: float) -> tuple[NDArray, NDArray]:

@@ -342,8 +342,12 @@ default="auto"
         With neighbors, a fit to more rows looks at a random sample of so many: graph,
         tree, starts and training are those of the sample, and ``labels_`` are the
         predictions for all rows, with their neighbors in the sample. Rows in
-        `must_link` or `cannot_link` belong to it. Without neighbors, and for a network,
-        all rows take part. None always takes all.
+        `must_link` or `cannot_link` belong to it. Without neighbors, a linear model
+        goes on from there in passes over all rows, whose pseudo-labels balance over the
+        latest fortieth part of them; `max_iter` and `tol` count for the sample and for
+        the passes, and the curves are those of the passes. L-BFGS, the forward
+        divergence and a network take all rows at once, but of a dask array only the
+        sample. None always takes all.
     tol : float, default=1e-3
         Stop after 3 consecutive epochs in which at most this share of the samples
         changed cluster.
@@ -399,8 +403,8 @@ default="auto"
     intercept_ : ndarray of shape (n_units,)
         Intercepts of a linear model.
     loss_ : float
-        The loss above, in nats, of the trained model on the training data, with the
-        last value of `lam`.
+        The loss above, in nats, of the trained model on the training data, or on the
+        sample of them, with the last value of `lam`.
     loss_curve_ : list of float
         Loss in each epoch, the mean over its batches, with its value of `lam`: each
         batch counts the fairness of its own labels, and the weighted loss of its views.

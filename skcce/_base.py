@@ -284,7 +284,7 @@ feature_names_in_
             extended._set_attributes(*parts, found, scores)
         extended.n_clusters = found["n_clusters_"]
         for name in ("labels_", "probabilities_", "outlier_scores_"):
-            vars(extended)[name] = vars(extended)[name][-len(X) :]
+            vars(extended)[name] = vars(extended)[name][-X.shape[0] :]
         return extended
 
     def predict(self, X: ArrayLike) -> NDArray:

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array, issparse
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -40,6 +41,7 @@ from skcce._persistence import (
     save_fit,
 )
 from skcce._pseudo_labels import check_prior
+from skcce._scaling import canonical
 from skcce._settings import Settings, resolve
 from skcce._spectral import SpectralFeatures
 from skcce._starts import (
@@ -330,13 +332,30 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _validate_input(
         self, X: ArrayLike, model: SoftmaxModel, *, reset: bool
-    ) -> NDArray:
+    ) -> NDArray | csr_array:
         data = model.validate_input(X)
         if data is not None:
             for name in ("n_features_in_", "feature_names_in_") if reset else ():
                 vars(self).pop(name, None)  # those of an earlier fit to a table
             return data
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        if issparse(X) and not model.takes_sparse:
+            raise TypeError(
+                f"X is sparse, and model={model!r} takes dense rows only. Use a linear "
+                "model, which takes CSR, or reduce X first, by TruncatedSVD(128)."
+            )
+        X = validate_data(
+            self,
+            X,
+            accept_sparse="csr" if model.takes_sparse else False,
+            dtype=[np.float64, np.float32],
+            reset=reset,
+        )
+        return canonical(X) if issparse(X) else X
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = self.model is None or self.model.takes_sparse
+        return tags
 
     def _train(
         self,

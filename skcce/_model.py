@@ -32,11 +32,14 @@ class SoftmaxModel(BaseEstimator):
         Whether `train_step` makes augmented views of each sample.
     needs_all_samples : bool
         Whether every batch must hold all samples.
+    takes_sparse : bool
+        Whether rows may come as a ``scipy.sparse.csr_array`` as well.
     """
 
     learns_features: ClassVar[bool] = False
     makes_views: bool = False
     needs_all_samples: bool = False
+    takes_sparse: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict] = {}
 
     def validate_input(self, X: Any) -> Any:

@@ -157,25 +157,25 @@ def principal_projection(
     if is_narrow or (n_samples <= _N_COMPONENTS and not issparse(X)):
         return Projection(mean, scale, None)
     sample = X[random_state.permutation(n_samples)[:_PCA_ROWS]]
-    columns, lengths = None, row_norms(sample / scale)
+    columns = None
     if issparse(X):
         columns = np.unique(np.append(0, sample.indices))  # one, at least
         if min(n_samples, len(columns)) <= _N_COMPONENTS:
             return Projection(mean, scale, None, columns)
-        sample = sample[:, columns] / scale
-        # The mean may be one more component: it is taken off all rows.
-        components = randomized_svd(sample, _N_COMPONENTS, random_state=random_state)[2]
-        rows = standardize(sample, mean[columns] / scale, scale.dtype.type(1))
-        rows = rows @ components.T
+        part = sample[:, columns]
+        part.data /= scale
+        # No PCA: the mean may be one of the components, as it is taken off all rows.
+        components = randomized_svd(part, _N_COMPONENTS, random_state=random_state)[2]
     else:
-        sample = (sample - mean) / scale
         pca = PCA(_N_COMPONENTS, svd_solver="randomized", random_state=random_state)
-        components = pca.fit(sample).components_
-        rows = sample @ components.T
-    is_noisy = (rows**2).sum() < _MOST * len(rows)
-    lengths = lengths[lengths > 0]
-    is_sphere = lengths.size > 0 and np.ptp(lengths) <= _SAME_LENGTH * lengths.max()
-    return Projection(mean, scale, components, columns, bool(is_noisy and is_sphere))
+        components = pca.fit((sample - mean) / scale).components_
+    projection = Projection(mean, scale, components, columns)
+    n_kept = (projection(sample) ** 2).sum()
+    lengths = row_norms(sample / scale)
+    lengths = lengths[lengths > 0]  # a text without a word that is known has none
+    have_one = lengths.size > 0 and np.ptp(lengths) <= _SAME_LENGTH * lengths.max()
+    is_lost = n_kept < _MOST * sample.shape[0]
+    return projection._replace(of_one_length=bool(have_one and is_lost))
 
 
 def neighbor_index(rows: NDArray, n_neighbors: int) -> NearestNeighbors:

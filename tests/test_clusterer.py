@@ -49,7 +49,10 @@ def why_it_must_fail(estimator):
     """k-means draws other rows to start from, as scikit-learn's own does."""
     if estimator.init == "random":
         return {}
-    return {"check_sample_weight_equivalence_on_dense_data": "starts from k-means"}
+    return {
+        f"check_sample_weight_equivalence_on_{kind}_data": "starts from k-means"
+        for kind in ("dense", "sparse")
+    }
 
 
 @parametrize_with_checks(

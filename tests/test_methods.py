@@ -102,7 +102,8 @@ def why_it_must_fail(estimator):
     if type(estimator) not in WITH_VIEWS:
         return {}
     return {
-        "check_sample_weight_equivalence_on_dense_data": "a copy is a neighbor, too"
+        f"check_sample_weight_equivalence_on_{kind}_data": "a copy is a neighbor, too"
+        for kind in ("dense", "sparse")
     }
 
 

@@ -340,8 +340,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             return data
         if issparse(X) and not model.takes_sparse:
             raise TypeError(
-                f"X is sparse, and model={model!r} takes dense rows only. Use a linear "
-                "model, which takes CSR, or reduce X first, by TruncatedSVD(128)."
+                f"X is sparse, and a {type(model).__name__} takes dense rows only. Use "
+                "a LinearSoftmax, or reduce X first, by TruncatedSVD(128)."
             )
         X = validate_data(
             self,

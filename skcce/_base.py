@@ -128,10 +128,12 @@ feature_names_in_
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or images
+        X : array-like or sparse of shape (n_samples, n_features), or images
             Training data. float32 and float64 are used as they are, other types are
             converted to float64. A network also takes images: arrays (n, H, W),
             (n, H, W, C) or (n, C, H, W), lists of them or of paths, or torch data sets.
+            A linear model also takes sparse rows: CSR as they are, other formats are
+            converted. No dense copy is made.
         y : array-like, default=None
             Not used by the fit; handed to scikit-learn's callbacks, which may compare
             it with the clusters of every epoch.
@@ -153,7 +155,7 @@ feature_names_in_
             the loss becomes NaN. In the last case, the model goes back to the end of
             the last good epoch, if there is one, and the estimator is fitted with that.
         TypeError
-            If `X` is sparse.
+            If `X` is sparse, and the model is a network.
 
         Warns
         -----

@@ -144,9 +144,9 @@ def test_same_clusters_of_many_features(tfidf):
     assert_array_equal(thin.predict(X.toarray()), thin.predict(X))
 
 
-def test_same_clusters_of_more_features_than_rows(tfidf):
-    X = tfidf[0][:100]
-    thin, dense = fit(X), fit(X.toarray())
+def test_same_clusters_of_more_features_than_rows(blobs):
+    X = np.hstack([blobs[0][:100], np.zeros((100, 300))])
+    thin, dense = fit(sparse.csr_array(X)), fit(X)
     assert_allclose(thin.loss_, dense.loss_, rtol=1e-5)
     assert_array_equal(thin.labels_, dense.labels_)
 

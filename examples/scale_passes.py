@@ -92,7 +92,8 @@ def compare_workers(path, n_clusters, n_passes):
         print(
             f"{name:13}: {seconds / n_passes / len(X) * 1e6:6.2f} us for a row and "
             f"pass ({processor / n_passes / len(X) * 1e6:.2f} us of this process's "
-            f"processors), {serial / seconds:.2f} x one, loss {state.loss_curve[-1]:.6f}, "
+            f"processors), {serial / seconds:.2f} x one, "
+            f"loss {state.loss_curve[-1]:.6f}, "
             f"same bits: {np.array_equal(first, model.coef_)}",
             flush=True,
         )

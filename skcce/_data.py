@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 from sklearn.utils.random import sample_without_replacement
 
 from skcce._blocks import is_dask, take
@@ -19,7 +19,8 @@ class TrainingData:
 
     Attributes
     ----------
-    X : ndarray of shape (n_samples, n_features), or what a model's validate_input gave
+    X : ndarray or csr_array of shape (n_samples, n_features), or what a model's \
+validate_input gave
         The samples.
     weight : ndarray of shape (n_samples,) or None
         Their weights, of mean 1.
@@ -62,7 +63,8 @@ class TrainingData:
         if weight.all() or is_dask(X):  # a sample leaves them out
             return cls(X, weight, given=X)
         kept = np.flatnonzero(weight)
-        part = X[kept] if isinstance(X, np.ndarray) else _Part(X, kept)
+        is_table = isinstance(X, np.ndarray) or issparse(X)
+        part = X[kept] if is_table else _Part(X, kept)
         rest = cls.of(part, weight[kept] / weight[kept].mean())
         return replace(rest, kept=kept, given=X)
 

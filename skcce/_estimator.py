@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array, issparse
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
-from sklearn.utils import assert_all_finite, check_random_state, gen_batches
+from sklearn.utils import Tags, assert_all_finite, check_random_state, gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -47,7 +48,7 @@ from skcce._persistence import (
 )
 from skcce._progress import progress_bar
 from skcce._pseudo_labels import check_prior
-from skcce._scaling import BLOCK
+from skcce._scaling import BLOCK, canonical
 from skcce._settings import Settings, draw_sample, resolve
 from skcce._spectral import SpectralFeatures
 from skcce._starts import (
@@ -527,7 +528,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _validate_input(
         self, X: ArrayLike, model: SoftmaxModel, *, reset: bool, **how: Any
-    ) -> NDArray:
+    ) -> NDArray | csr_array:
         data = model.validate_input(X)
         if data is not None:
             for name in ("n_features_in_", "feature_names_in_") if reset else ():
@@ -538,7 +539,20 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
 
             lazy = opened(self, X, reset=reset)
             return lazy if reset else lazy.compute()
-        return validate_data(self, X, reset=reset, **{"dtype": _FLOATS, **how})
+        if issparse(X) and not model.takes_sparse:
+            raise TypeError(
+                f"X is sparse, and a {type(model).__name__} takes dense rows only. Use "
+                "a LinearSoftmax, or reduce X first, by TruncatedSVD(128)."
+            )
+        accepts = "csr" if model.takes_sparse else False
+        how = {"dtype": _FLOATS, "accept_sparse": accepts, **how}
+        X = validate_data(self, X, reset=reset, **how)
+        return canonical(X) if issparse(X) else X
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = self.model is None or self.model.takes_sparse
+        return tags
 
     def _train(
         self,
@@ -647,7 +661,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         features, tree = found["features_"], found["_tree"]
         predict = partial(_predict_block, model, found, tau)
         with progress_bar(
-            self._shown(model), total=len(given), desc="predictions", unit=" rows"
+            self._shown(model), total=given.shape[0], desc="predictions", unit=" rows"
         ) as bar:
 
             def parts() -> Iterator[tuple[slice, list[NDArray]]]:
@@ -658,7 +672,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                     bar.update(len(part[0]))
                     yield rows, part
 
-            labels, top, *others = fill(len(given), parts())
+            labels, top, *others = fill(given.shape[0], parts())
         scores = None if features is None else others.pop(0)
         if tree is not None:
             tree.labels = others.pop()

@@ -135,7 +135,7 @@ def _sums(
     clusters, sums = [], None
 
     def parts() -> Iterator[list]:
-        for rows in gen_batches(len(X), 4 * BLOCK):
+        for rows in gen_batches(X.shape[0], 4 * BLOCK):
             some = None if weight is None else weight[rows]
             found = []
 

@@ -271,7 +271,7 @@ default="auto"
             or a class without a row; if `transition` does not fit; or for the reasons
             of :meth:`CollisionClusterer.fit`.
         TypeError
-            If `X` is sparse.
+            If `X` is sparse, and the model is a network.
 
         Warns
         -----

@@ -10,6 +10,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SPARSE_CHECKS
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.base import clone
@@ -48,8 +49,11 @@ PAPER = CollisionClusterer(
 def why_it_must_fail(estimator):
     """k-means draws other rows to start from, as scikit-learn's own does."""
     if estimator.init == "random":
-        return {}
-    return {"check_sample_weight_equivalence_on_dense_data": "starts from k-means"}
+        return SPARSE_CHECKS
+    return SPARSE_CHECKS | {
+        f"check_sample_weight_equivalence_on_{kind}_data": "starts from k-means"
+        for kind in ("dense", "sparse")
+    }
 
 
 @parametrize_with_checks(

@@ -439,8 +439,13 @@ default="auto"
     that touch and are known to be about equally large, "learn" for thin bands, such as
     two moons.
 
-    Unlike KMeans, ``transform`` returns probabilities, not distances. Sparse data are
-    not supported.
+    Unlike KMeans, ``transform`` returns probabilities, not distances.
+
+    Sparse rows, such as those of tf-idf, stay sparse: neighbors are found between their
+    128 leading components, found in a sample of 4096 rows, and a model of the rows as
+    they are centers them in its products only. Where all rows have the same length and
+    the components hold less than half of their variance, dense or not, the projected
+    rows are brought to one length again.
 
     ``fit`` needs the memory of a few arrays of n_samples x n_clusters, or x 100 for the
     tree, of two of n_samples x min(n_features, 128), and of the neighbor graph, about 3

@@ -192,7 +192,8 @@ def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> tuple[NDArray,
             f"neighbors={how!r} must make a square sparse matrix of distances, got "
             f"{type(graph).__name__} of shape {np.shape(graph)}."
         )
-    if (
+    is_of_given = data.given.shape[0] == np.shape(graph)[0]
+    if issparse(how) and data.kept is not None and is_of_given:
         issparse(how)
         and data.kept is not None
         and data.given.shape[0] == graph.shape[0]

@@ -194,10 +194,6 @@ def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> tuple[NDArray,
         )
     is_of_given = data.given.shape[0] == np.shape(graph)[0]
     if issparse(how) and data.kept is not None and is_of_given:
-        issparse(how)
-        and data.kept is not None
-        and data.given.shape[0] == graph.shape[0]
-    ):
         graph = csr_array(graph)[data.kept][:, data.kept]
     if graph.shape[0] != n_samples:
         raise ValueError(
@@ -241,14 +237,14 @@ def principal_projection(
     """
     mean, scale = row_scale(X, weight)
     n_samples, n_features = X.shape
-    is_narrow = n_features <= _N_COMPONENTS
-    if is_narrow or (n_samples <= _N_COMPONENTS and not issparse(X)):
-        return Projection(mean, scale, None)
+    if min(n_samples, n_features) <= _N_COMPONENTS:
+        is_wide = issparse(X) and n_features > _N_COMPONENTS
+        return Projection(mean, scale, None, _occurring(X) if is_wide else None)
     sample = X[random_state.permutation(n_samples)[:_PCA_ROWS]]
     columns = None
     if issparse(X):
-        columns = np.unique(np.append(0, sample.indices))  # one, at least
-        if min(n_samples, len(columns)) <= _N_COMPONENTS:
+        columns = _occurring(sample)
+        if len(columns) <= _N_COMPONENTS:
             return Projection(mean, scale, None, columns)
         part = sample[:, columns]
         part.data /= scale
@@ -264,6 +260,11 @@ def principal_projection(
     have_one = lengths.size > 0 and np.ptp(lengths) <= _SAME_LENGTH * lengths.max()
     is_lost = n_kept < _MOST * sample.shape[0]
     return projection._replace(of_one_length=bool(have_one and is_lost))
+
+
+def _occurring(X: csr_array) -> NDArray:
+    """Return the numbers of the features that rows have, or that of one."""
+    return np.unique(np.append(0, X.indices))
 
 
 def index_of(

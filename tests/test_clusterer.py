@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from conftest import SPARSE_CHECKS
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.datasets import make_blobs
@@ -740,7 +739,6 @@ NAN = np.full((50, 2), np.nan)
         (np.empty((0, 2)), {}, "0 sample"),
         (np.ones(50), {}, "2D array"),
         (np.ones((3, 2)), {}, "n_clusters=4 must not be larger than n_samples=3"),
-        (csr_array(np.eye(50)), {}, "Sparse data"),
         (np.full((50, 2), "a"), {}, "could not convert string"),
         (None, {"n_clusters": 0}, "n_clusters"),
         (None, {"lam": 0}, "lam"),

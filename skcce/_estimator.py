@@ -430,11 +430,12 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         resumes = checkpoint is not None and checkpoint.exists
         if resumes:
             settings = checkpoint.settings(settings)
+        verbose = self._shown(model)
         # Matrices are too small here to gain from more threads, whose number would
         # change the last digits.
         with single_blas_thread():
             data, neighbors, features, rows = embed(
-                data, settings, random_state, self.verbose
+                data, settings, random_state, verbose
             )
             settings = ask_labels(settings, data)
             if resumes:
@@ -454,7 +455,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                     rows,
                     settings,
                     random_state,
-                    self.verbose,
+                    verbose,
                 )
                 settings, starts = choose(
                     tree, fine, rows, data, settings, random_state
@@ -471,7 +472,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
                 model, state = join_fine(tree, fine, data, settings.n_clusters)
             else:
                 model, state = best_start(
-                    model, data, objective, starts, settings, random_state, self.verbose
+                    model, data, objective, starts, settings, random_state, verbose
                 )
             scores, surroundings = None, None
             if features is not None:
@@ -507,8 +508,13 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         # That of the sample stays: a run that goes on begins its passes anew.
         if checkpoint and not state.interrupted and not goes_on:
             checkpoint.write(state, found, self)
-        warn_if_unfinished(state, clusters, settings.n_wanted, self)
+        if model.is_main_process:
+            warn_if_unfinished(state, clusters, settings.n_wanted, self)
         return self
+
+    def _shown(self, model: SoftmaxModel) -> int:
+        """Return how verbose this process is, maybe one of several."""
+        return self.verbose if model.is_main_process else 0
 
     def _open(
         self, X: ArrayLike, sample_weight: ArrayLike | None
@@ -575,7 +581,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         def end_epoch(state):
             if checkpoint:
                 checkpoint.write(state, found)
-            if not data.is_labeled:  # or a class that is rare need not be predicted
+            # A class that is rare need not be predicted.
+            if model.is_main_process and not data.is_labeled:
                 warn_of_collapse(state, settings.n_wanted, self)
             return callbacks.end_epoch(
                 # A copy, because a callback may keep it.
@@ -583,7 +590,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             )
 
         return {
-            "verbose": self.verbose,
+            "verbose": self._shown(model),
             "begin_epoch": callbacks.begin_epoch,
             "end_epoch": end_epoch,
         }
@@ -640,7 +647,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         features, tree = found["features_"], found["_tree"]
         predict = partial(_predict_block, model, found, tau)
         with progress_bar(
-            self.verbose, total=len(given), desc="predictions", unit=" rows"
+            self._shown(model), total=len(given), desc="predictions", unit=" rows"
         ) as bar:
 
             def parts() -> Iterator[tuple[slice, list[NDArray]]]:

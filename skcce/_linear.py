@@ -174,10 +174,9 @@ class LinearSoftmax(SoftmaxModel):
 
         With an objective that is a sum over rows, those of several parts add up.
         """
-        rows = self._standardize(X)
-        weights, intercept = self._weights
-        value, gradient = objective(rows @ weights.T + intercept)
-        return value, [gradient.T @ rows, gradient.sum(axis=0)]
+        placed = self._place(self._standardize(X))
+        value, gradient = objective(self._forward(placed, *self._weights))
+        return value, [self._backward(placed, gradient), gradient.sum(axis=0)]
 
     def frozen(self) -> Self:
         """Return what gives gradients, and no more: to be sent to workers."""
@@ -205,15 +204,15 @@ class LinearSoftmax(SoftmaxModel):
 
         Returns the value of the objective before.
         """
-        weights, intercept = self._weights
-        value, _ = objective(rows @ weights.T + intercept)
-        rows = rows.astype(np.float64, copy=False)
+        value, _ = objective(self._forward(self._place(rows), *self._weights))
+        placed = self._place(rows.astype(np.float64, copy=False))
         n_weights, shape = self._weights[0].size, self._weights[0].shape
 
         def penalized(parameters):
             weights = parameters[:n_weights].reshape(shape)
-            value, gradient = objective(rows @ weights.T + parameters[n_weights:])
-            slope = gradient.T @ rows + self.alpha * weights
+            logits = self._forward(placed, weights, parameters[n_weights:])
+            value, gradient = objective(logits)
+            slope = self._backward(placed, gradient) + self.alpha * weights
             value += self.alpha / 2 * np.vdot(weights, weights)
             return value, np.concatenate([slope.ravel(), gradient.sum(axis=0)])
 
@@ -225,18 +224,17 @@ class LinearSoftmax(SoftmaxModel):
         return value
 
     def decision_function(self, X: NDArray) -> NDArray:
-        weights, intercept = self._weights
-        n_clusters = len(weights) if self.groups_ is None else self.groups_.max() + 1
+        n_units = len(self._weights[0])
+        n_clusters = n_units if self.groups_ is None else self.groups_.max() + 1
         logits = np.empty((len(X), n_clusters), dtype=X.dtype)
         for block in gen_batches(len(X), BLOCK):
-            units = self._standardize(X[block]) @ weights.T + intercept
+            units = self._units(X[block])
             logits[block] = units if self.groups_ is None else self._sums(units)
         return logits
 
     def input_gradient(self, X: NDArray, gradient: NDArray) -> NDArray:
         if self.groups_ is not None:
-            weights, intercept = self._weights
-            units = self._standardize(X) @ weights.T + intercept
+            units = self._units(X)
             # A joined logit follows each of its units by the unit's part of it.
             part = np.exp(units - self._sums(units)[:, self.groups_])
             gradient = gradient[:, self.groups_] * part
@@ -289,6 +287,24 @@ class LinearSoftmax(SoftmaxModel):
     def intercept_(self) -> NDArray:
         offset = self.coef_.astype(np.float64) @ self._mean
         return (self._weights[1] - offset).astype(self._mean.dtype)
+
+    def _units(self, X: NDArray) -> NDArray:
+        """Return the logits of the units, (n, n_units)."""
+        return self._forward(self._place(self._standardize(X)), *self._weights)
+
+    # All that is large is in these three, so that it can be done elsewhere.
+
+    def _place(self, rows: NDArray) -> Any:
+        """Return standardized rows where their products are computed."""
+        return rows
+
+    def _forward(self, placed: Any, weights: NDArray, intercept: NDArray) -> NDArray:
+        """Return the logits of the units for some weights, (n, n_units)."""
+        return placed @ weights.T + intercept
+
+    def _backward(self, placed: Any, gradient: NDArray) -> NDArray:
+        """Return the gradient with respect to the weights, (n_units, n_features)."""
+        return gradient.T @ placed
 
     def _sums(self, units: NDArray) -> NDArray:
         """Return logits (n, n_clusters) of the sums of the units' probabilities."""

@@ -32,11 +32,15 @@ class SoftmaxModel(BaseEstimator):
         Whether `train_step` makes augmented views of each sample.
     needs_all_samples : bool
         Whether every batch must hold all samples.
+    is_main_process : bool
+        Whether this process shows bars, warns and writes checkpoints: False in all but
+        one of several that train a model together.
     """
 
     learns_features: ClassVar[bool] = False
     makes_views: bool = False
     needs_all_samples: bool = False
+    is_main_process: bool = True
     _parameter_constraints: ClassVar[dict] = {}
 
     def validate_input(self, X: Any) -> Any:

@@ -97,6 +97,7 @@ class Checkpoint:
         settings: Settings,
     ):
         self._path = _locate(path)
+        self._writes = model.is_main_process
         self._record = None
         self.features, self.tree = None, None
         if not self._path.parent.is_dir():
@@ -194,8 +195,12 @@ class Checkpoint:
     ) -> None:
         """Write what the run needs to go on; at its end, also what was found.
 
+        Of several processes that train together, only the main one writes.
+
         found : what is known before the training, such as the features and the tree.
         """
+        if not self._writes:
+            return
         known = {name: found[name] for name in _KNOWN_BEFORE if name in found}
         fitted = _plain_names({**curves(training), **known})
         record = {

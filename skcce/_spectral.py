@@ -38,6 +38,9 @@ from skcce._threads import single_blas_thread
 
 __all__ = ["SpectralFeatures"]
 
+# Relative error of the eigenvalues. Clusters that lie apart have nearly equal ones: to
+# tell these from one another exactly would take forever, and is of no use.
+_TOLERANCE = 1e-8
 # Eigenvectors of so few samples are noise.
 _SAMPLES_PER_COMPONENT = 3
 
@@ -365,7 +368,9 @@ def leading_eigenvectors(
         )
     else:
         try:
-            values, vectors = eigsh(symmetric, n_vectors, which="LA", v0=root)
+            values, vectors = eigsh(
+                symmetric, n_vectors, which="LA", v0=root, tol=_TOLERANCE
+            )
         except ArpackNoConvergence as error:
             values, vectors = error.eigenvalues, error.eigenvectors
     order = np.argsort(-values, kind="stable")

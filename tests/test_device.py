@@ -12,13 +12,28 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.datasets import load_digits
 from torch import nn
 
 import skcce.methods
-from skcce import CollisionClusterer
-from skcce.deep import DeepSoftmax, digits, natural, resnet18, vgg4
+from skcce import CollisionClassifier, CollisionClusterer, LinearSoftmax
+from skcce.deep import (
+    DeepSoftmax,
+    TorchLinearSoftmax,
+    digits,
+    natural,
+    resnet18,
+    vgg4,
+)
 from skcce.features import ImageFeatures
-from skcce.methods import InvariantInformation, SoftmaxClusterer
+from skcce.methods import (
+    IMSATClusterer,
+    InvariantInformation,
+    MIGDClusterer,
+    SCANClusterer,
+    SoftmaxClusterer,
+)
 
 GPU = pytest.param(
     "cuda",
@@ -245,6 +260,86 @@ def test_threads_predict_at_the_same_time(device):
     with ThreadPoolExecutor(4) as executor:
         for logits in executor.map(fitted.decision_function, 8 * [bars()]):
             assert_array_equal(logits, expected)
+
+
+# --- The linear model -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def table():
+    X, y = load_digits(return_X_y=True)
+    return X[:600], y[:600]
+
+
+def pair_of_fits(estimator, device, X, y=None):
+    """Return a fit with NumPy, and the same one with torch."""
+    here = LinearSoftmax(alpha=1e-3)
+    there = TorchLinearSoftmax(alpha=1e-3, device=device)
+    return [
+        clone(estimator).set_params(model=model).fit(X, y) for model in (here, there)
+    ]
+
+
+def assert_nearly_the_same(one, other, X):
+    assert_allclose(other.loss_, one.loss_, rtol=1e-6)
+    assert_allclose(other.predict_proba(X), one.predict_proba(X), atol=1e-5)
+    assert_array_equal(other.predict(X), one.predict(X))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        CollisionClusterer(10, random_state=0),  # with a tree
+        CollisionClusterer((2, 12), random_state=0),
+        CollisionClusterer(10, n_neighbors=0, init="random", random_state=0),
+        CollisionClusterer(
+            10, n_neighbors=5, features=None, prior=None, random_state=0
+        ),
+        MIGDClusterer(10, random_state=0),
+        SCANClusterer(10, random_state=0),
+        IMSATClusterer(10, random_state=0),
+    ],
+    ids=["tree", "number", "plain", "equal", "MIGD", "SCAN", "IMSAT"],
+)
+def test_linear_model_is_that_of_numpy(device, table, estimator):
+    one, other = pair_of_fits(estimator, device, table[0])
+    assert_nearly_the_same(one, other, table[0])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lbfgs"])
+def test_linear_model_with_labels_is_that_of_numpy(device, table, optimizer):
+    estimator = CollisionClassifier(model=LinearSoftmax(), random_state=0)
+    X, y = table
+    here = LinearSoftmax(alpha=1e-2, optimizer=optimizer)
+    there = TorchLinearSoftmax(alpha=1e-2, optimizer=optimizer, device=device)
+    one, other = (clone(estimator).set_params(model=m).fit(X, y) for m in (here, there))
+    assert_nearly_the_same(one, other, X)
+
+
+def test_linear_model_in_float32(device, table):
+    X = table[0].astype(np.float32)
+    estimator = CollisionClusterer(10, n_neighbors=0, max_iter=1, random_state=0)
+    one, other = pair_of_fits(estimator, device, X)
+    assert other.decision_function(X).dtype == other.coef_.dtype == np.float32
+    assert_allclose(other.loss_, one.loss_, rtol=1e-3)
+
+
+def test_linear_model_is_kept(device, table, tmp_path):
+    X = table[0]
+    model = TorchLinearSoftmax(device=device)
+    fitted = CollisionClusterer(10, model=model, random_state=0).fit(X)
+    fitted.save(tmp_path / "model.npz")
+    copies = [pickle.loads(pickle.dumps(fitted))]
+    copies += [CollisionClusterer(10, model=model).load(tmp_path / "model.npz")]
+    for copied in copies:
+        assert_array_equal(copied.predict_proba(X), fitted.predict_proba(X))
+    assert fitted.cut(5).predict_proba(X).shape == (600, 5)
+
+
+def test_linear_model_of_a_device_that_is_not_there(table):
+    model = TorchLinearSoftmax(device="abacus")
+    with pytest.raises(ValueError, match="device='abacus' cannot be used"):
+        CollisionClusterer(10, model=model, random_state=0).fit(table[0])
 
 
 # --- Augmentations, features ------------------------------------------------

@@ -797,6 +797,27 @@ def test_deep_speed_prints_ratios(monkeypatch, capsys):
     assert "pseudo-labels of a batch" in printed
 
 
+@pytest.mark.usefixtures("paper")
+def test_linear_speed_prints_parts(monkeypatch, capsys):
+    import linear_speed
+
+    small = ["--rows", 60, "--features", 5, 9, "--clusters", 3, "--batch-size", 20]
+    run(linear_speed, monkeypatch, *small, "--repeats", 1)
+    printed = capsys.readouterr().out
+    assert printed.count("% for labels; torch, cpu") == 2
+    assert all(float(gap) < 1e-4 for gap in re.findall(r"differ by (\S+)", printed))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("paper")
+def test_deep_distributed_prints_a_time(image_folder, monkeypatch, capsys):
+    import deep_distributed
+
+    small = ["--images", 40, "--width", 0.05, "--repeats", 1]
+    run(deep_distributed, monkeypatch, "--data", image_folder, *small)
+    assert "1 processes: " in capsys.readouterr().out
+
+
 # --- What needs a GPU -------------------------------------------------------
 
 

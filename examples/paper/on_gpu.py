@@ -65,6 +65,9 @@ def list_steps(data, folder, device, tiny):
     random_images = either(
         "--images 20000", "--images 40 --batch-size 20 --repeats 1 --width 0.05"
     )
+    random_rows = either(
+        "--rows 50000", "--rows 60 --features 5 --clusters 3 --batch-size 20"
+    )
     photos = either(
         "--model resnet50",
         "--model mobilenet_v3_small --images 40 --size 64 48 --repeats 1",
@@ -75,6 +78,7 @@ def list_steps(data, folder, device, tiny):
     return [
         Step("tests", [*run_tests(device), *tests], read_tests, 2),
         Step("deep_speed", script("paper/deep_speed", *random_images), read_lines),
+        Step("linear_speed", script("paper/linear_speed", *random_rows), read_lines),
         Step("features_speed", script("features_speed", *photos), read_rates, 2),
         Step(
             "table3_mnist",
@@ -132,7 +136,8 @@ def read_tests(text):
 
 def read_lines(text):
     """Return what stands behind names with a colon."""
-    return dict(re.findall(r"^(train|predict|pseudo-labels[\w ]*): (.+)$", text, re.M))
+    names = r"train|predict|pseudo-labels[\w ]*|\d+ features"
+    return dict(re.findall(rf"^({names}): (.+)$", text, re.M))
 
 
 def read_rates(text):

@@ -11,7 +11,15 @@ except ImportError as error:
     ) from error
 
 from skcce.deep._augment import digits, natural
+from skcce.deep._linear import TorchLinearSoftmax
 from skcce.deep._model import DeepSoftmax
 from skcce.deep._networks import resnet18, vgg4
 
-__all__ = ["DeepSoftmax", "digits", "natural", "resnet18", "vgg4"]
+__all__ = [
+    "DeepSoftmax",
+    "TorchLinearSoftmax",
+    "digits",
+    "natural",
+    "resnet18",
+    "vgg4",
+]

@@ -23,6 +23,16 @@ from skcce.deep._augment import as_augmentation
 from skcce.deep._description import describe
 from skcce.deep._images import Images, open_images
 from skcce.deep._networks import is_fresh
+from skcce.deep._processes import (
+    check_group,
+    check_same,
+    copy_from_first,
+    gather_rows,
+    is_first,
+    own_device,
+    own_part,
+    sum_gradients,
+)
 from skcce.deep._torch_state import random_numbers, resolve_device, torch_threads
 
 __all__ = ["DeepSoftmax"]
@@ -33,7 +43,9 @@ _OPTIMIZERS = {
     "sgd": lambda groups, **options: torch.optim.SGD(groups, momentum=0.9, **options),
 }
 # Parameters that do not change where a run ends.
-_MAY_CHANGE = frozenset({"device", "compile", "predict_batch_size"})
+_MAY_CHANGE = frozenset({"device", "compile", "distributed", "predict_batch_size"})
+# From the seeds of a process to those of the next one, past all of its steps.
+_NEXT_PROCESS = 0x9E3779B1
 # Their bits are kept instead.
 _NOT_IN_NUMPY = {
     str(dtype): dtype
@@ -93,6 +105,10 @@ class DeepSoftmax(SoftmaxModel):
         convolutions, on GPUs and on CPUs.
     compile : bool or str, default=False
         Whether to compile the network with ``torch.compile``; a str names the backend.
+    distributed : bool, default=False
+        Whether all processes of ``torch.distributed`` train one network together, each
+        with its part of every batch. All of them call ``fit`` with the same data, and
+        ``random_state`` an int. See Notes.
     n_threads : int or None, default=None
         Threads of torch on the CPU. None: as torch is set. The last digits of a
         result depend on their number, which joblib may change in parallel searches; set
@@ -115,6 +131,26 @@ class DeepSoftmax(SoftmaxModel):
     -----
     The random numbers of a step (augmentations, dropout) depend on ``random_state`` and
     on the number of the step alone; torch's global generators are left as they were.
+
+    With `distributed`, the pseudo-labels are those of the whole batch: the logits of
+    all processes are gathered, every process solves for all labels and back-propagates
+    the gradient of its rows, and the gradients of the weights are summed. The network
+    becomes that of one process, but for rounding, as long as rows do not depend on one
+    another or on chance: batch norms take the statistics of the rows of their process
+    (or of all, on GPUs, if ``torch.nn.SyncBatchNorm`` takes their place), and each
+    process draws augmentations and dropout of its own. Weights at the start, and
+    buffers after each step, are those of the first process, as in torch's
+    DistributedDataParallel. Only the first process shows bars, warns and writes
+    checkpoints. To predict, a process needs no other one. With ``device="auto"`` each
+    process takes the GPU of its ``LOCAL_RANK``. A script for
+    ``torchrun --nproc-per-node 2``::
+
+        torch.distributed.init_process_group(timeout=timedelta(minutes=5))
+        model = DeepSoftmax(vgg4(1, 28), augment="digits", distributed=True)
+        clusterer = CollisionClusterer(10, model=model, random_state=0).fit(images)
+        if torch.distributed.get_rank() == 0:
+            clusterer.save("model.npz")
+        torch.distributed.destroy_process_group()
 
     References
     ----------
@@ -148,6 +184,7 @@ class DeepSoftmax(SoftmaxModel):
         "mixed_precision": ["boolean", StrOptions({"auto"})],
         "channels_last": ["boolean"],
         "compile": ["boolean", str],
+        "distributed": ["boolean"],
         "n_threads": [Interval(Integral, 1, None, closed="left"), None],
         "predict_batch_size": [Interval(Integral, 1, None, closed="left")],
     }
@@ -170,6 +207,7 @@ class DeepSoftmax(SoftmaxModel):
         mixed_precision: bool | Literal["auto"] = "auto",
         channels_last: bool = True,
         compile: bool | str = False,
+        distributed: bool = False,
         n_threads: int | None = None,
         predict_batch_size: int = 500,
     ):
@@ -186,6 +224,7 @@ class DeepSoftmax(SoftmaxModel):
         self.mixed_precision = mixed_precision
         self.channels_last = channels_last
         self.compile = compile
+        self.distributed = distributed
         self.n_threads = n_threads
         self.predict_batch_size = predict_batch_size
 
@@ -233,6 +272,9 @@ class DeepSoftmax(SoftmaxModel):
             network = _new_network(self.network)
             n_features = _count_features(network, self._scale(X[:2], "cpu"))
             self._install(network, nn.Linear(n_features, n_clusters), X.shape[1:])
+        if self.distributed:
+            check_same(0, self._seed, X, self._device)
+            copy_from_first(self._module.state_dict().values())
         if labels is not None:
             start = LinearSoftmax()
             features = self._apply(self.network_, X)
@@ -248,6 +290,11 @@ class DeepSoftmax(SoftmaxModel):
                 self.head_.bias.copy_(torch.from_numpy(start.intercept_))
 
     @property
+    def is_main_process(self) -> bool:
+        """Whether there is one process, or this is the first of several."""
+        return is_first() if self.distributed else True
+
+    @property
     def makes_views(self) -> bool:
         """Whether there are augmented views."""
         return self.augment is not None
@@ -256,8 +303,13 @@ class DeepSoftmax(SoftmaxModel):
         self, X: Tensor | NDArray, objective: BatchObjective, *, progress: float
     ) -> float:
         self._module.train()
-        with self._random_numbers(), torch_threads(self.n_threads), self._warm_norms():
-            batch = self._scale(X, self._device)
+        part, rank = self._share(X)
+        with (
+            self._random_numbers(rank),
+            torch_threads(self.n_threads),
+            self._warm_norms(),
+        ):
+            batch = self._scale(X[part], self._device)
             views = [batch]
             if self._augment is not None:
                 views += [self._view(batch) for _ in range(self.n_views)]
@@ -266,13 +318,19 @@ class DeepSoftmax(SoftmaxModel):
             logits = logits.float()  # of bfloat16 under autocast
             # The pseudo-labels are solved for on the CPU: n x K numbers go there and
             # back. An EM iteration on a GPU would start dozens of kernels for them.
-            values = logits.detach().cpu().numpy()
-            value, gradient = objective(values.reshape(len(views), len(batch), -1))
+            values = logits.detach().reshape(len(views), len(batch), -1)
+            if self.distributed:
+                values = gather_rows(values, part, len(X))
+            value, gradient = objective(values.cpu().numpy())
             self._set_learning_rate(progress)
             self._optimizer.zero_grad(set_to_none=True)
-            gradient = torch.from_numpy(gradient.reshape(values.shape))
+            gradient = torch.from_numpy(gradient)[:, part].reshape(logits.shape)
             logits.backward(gradient.to(logits.device))
+            if self.distributed:
+                sum_gradients(self._module.parameters())
             self._optimizer.step()
+            if self.distributed:
+                copy_from_first(self._module.buffers())
         self._n_steps += 1
         return value
 
@@ -404,7 +462,8 @@ class DeepSoftmax(SoftmaxModel):
     def _resolve(self) -> None:
         """Find out what the parameters stand for on this machine."""
         self._augment = as_augmentation(self.augment)
-        self._device = resolve_device(self.device)
+        is_shared = self.distributed and self.device == "auto"
+        self._device = resolve_device(own_device() if is_shared else self.device)
 
     def _install(
         self, network: nn.Module, head: nn.Linear, input_shape: tuple[int, ...]
@@ -445,6 +504,14 @@ class DeepSoftmax(SoftmaxModel):
             decay = 0.5 * (1 + math.cos(math.pi * progress))
         for group in self._optimizer.param_groups:
             group["lr"] = group["first_lr"] * decay
+
+    def _share(self, X: Tensor | NDArray) -> tuple[slice, int]:
+        """Return which rows of a batch this process takes, and its number."""
+        if not self.distributed:
+            return slice(None), 0
+        check_group()
+        check_same(self._n_steps, self._seed, X, self._device)
+        return own_part(len(X)), torch.distributed.get_rank()
 
     def _scale(self, X: Tensor | NDArray, device: Any) -> Tensor:
         """Move a batch to the device, and turn it into floats."""
@@ -494,9 +561,12 @@ class DeepSoftmax(SoftmaxModel):
         )
 
     @contextmanager
-    def _random_numbers(self) -> Iterator[None]:
-        """Give this step random numbers of its own, and leave torch's alone."""
-        seed = (self._seed + self._n_steps) % 2**32
+    def _random_numbers(self, rank: int = 0) -> Iterator[None]:
+        """Give this step random numbers of its own, and leave torch's alone.
+
+        rank : the number of a process that has others than the first one.
+        """
+        seed = (self._seed + self._n_steps + rank * _NEXT_PROCESS) % 2**32
         with random_numbers(seed, self._device), _deterministic_cudnn():
             yield
 

@@ -89,11 +89,11 @@ def compare_workers(path, n_clusters, n_passes):
         seconds = time.perf_counter() - begin
         processor = time.process_time() - processor
         serial, first = serial or seconds, model.coef_ if first is None else first
+        loss = state.loss_curve[-1]
         print(
             f"{name:13}: {seconds / n_passes / len(X) * 1e6:6.2f} us for a row and "
             f"pass ({processor / n_passes / len(X) * 1e6:.2f} us of this process's "
-            f"processors), {serial / seconds:.2f} x one, "
-            f"loss {state.loss_curve[-1]:.6f}, "
+            f"processors), {serial / seconds:.2f} x one, loss {loss:.6f}, "
             f"same bits: {np.array_equal(first, model.coef_)}",
             flush=True,
         )

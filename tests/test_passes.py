@@ -9,7 +9,7 @@ import pytest
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 
 from skcce import CollisionClassifier, CollisionClusterer
@@ -357,6 +357,14 @@ def test_diverged(rows, monkeypatch):
     with pytest.raises(ValueError, match="fitted with the weights of epoch 0"):
         fitted.fit(rows[0])
     assert_array_equal(fitted.labels_, fitted.predict(rows[0]))
+
+
+def test_steps_without_a_label_of_some_cluster(rows):
+    X = rows[0][np.argsort(rows[1], kind="stable")].astype(np.float32)
+    many = clusterer(max_samples=600).set_params(n_clusters=60)
+    with pytest.warns(ConvergenceWarning, match="Clusters in use"):
+        many.fit(da.from_array(X, chunks=(160, 3)))  # a step sees one of four blobs
+    assert np.isfinite(many.loss_curve_).all()
 
 
 def test_checkpoint_of_the_sample(rows, serial, tmp_path):

@@ -204,9 +204,13 @@ class Collision(Objective):
             gradient = gradient.astype(logits.dtype, copy=False)
         return float(loss.sum(dtype=np.float64)), gradient, sums
 
-    def mean_value(self, loss_sum: float, sums: NDArray, total: float) -> float:
-        """Return the value of a batch from its sums; `total` is its weight."""
-        fair = fairness(sums[-1] / total, self._prior)
+    def mean_value(self, loss_sum: float, usage: RunningUsage, total: float) -> float:
+        """Return the value of a batch, whose weight is `total`, at these usages.
+
+        A small batch may have no label of a cluster at all: its own fairness would be
+        infinite.
+        """
+        fair = fairness(usage.mean[-1], self._prior)
         return float(loss_sum / total + self._lam * fair)
 
     def _solve(self, proba: NDArray, batch: Batch) -> NDArray:
@@ -344,7 +348,7 @@ default="auto"
         predictions for all rows, with their neighbors in the sample. Rows in
         `must_link` or `cannot_link` belong to it. Without neighbors, a linear model
         goes on from there in passes over all rows, whose pseudo-labels balance over the
-        latest fortieth part of them; `max_iter` and `tol` count for the sample and for
+        latest eighth of them; `max_iter` and `tol` count for the sample and for
         the passes, and the curves are those of the passes. L-BFGS, the forward
         divergence and a network take all rows at once, but of a dask array only the
         sample. None always takes all.

@@ -314,8 +314,7 @@ class CollisionClusterer(SoftmaxClusterer):
         ``n_samples // (4 * n_clusters)``, and 0 for a network, whose augmented views
         take the place of neighbors. Neighbors that tell no more of clusters than those
         in a cloud without any are left out, too, if `n_clusters` is a number.
-    neighbors : {"auto", "exact", "approximate"}, sparse matrix or transformer, \
-default="auto"
+    neighbors : str, sparse matrix or transformer, default="auto"
         How the nearest neighbors are found. "exact" takes a time that grows with the
         square of the number of rows, "approximate" looks around the nearest centers of
         k-means; "auto" is exact for up to 100,000 rows. Or a graph of distances, sparse

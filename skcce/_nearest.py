@@ -40,11 +40,16 @@ class Cells(NamedTuple):
     centers : (n_cells, n_features).
     order : (n_rows,), the numbers of the rows, one cell after the other.
     ends : (n_cells + 1,), where cells begin in `order`, and where the last one ends.
+    rows, half : (n_rows, n_features) and (n_rows,), the rows in this order, relative to
+        their centers, so that small distances are not lost in float32, and half of
+        their squared norms.
     """
 
     centers: NDArray
     order: NDArray
     ends: NDArray
+    rows: NDArray
+    half: NDArray
 
 
 def exact_neighbors(
@@ -99,15 +104,13 @@ def approximate_neighbors(
         values = np.full(shape, -np.inf, dtype=np.float32)
         numbers = np.full(shape, -1, dtype=np.int32)
         n_visited = min(_N_VISITED, len(cells.centers))
-        for cell in exact_neighbors(some, cells.centers, n_visited)[1].T:
-            asking = np.argsort(cell, kind="stable")
-            starts = np.searchsorted(cell[asking], np.arange(len(cells.ends)))
+        for nearest in exact_neighbors(some, cells.centers, n_visited)[1].T:
+            asking = np.argsort(nearest, kind="stable")
+            starts = np.searchsorted(nearest[asking], np.arange(len(cells.ends)))
             for number in np.flatnonzero(np.diff(starts)):
                 who = asking[starts[number] : starts[number + 1]]
-                members = cells.order[cells.ends[number] : cells.ends[number + 1]]
                 best, which = values[who], numbers[who]
-                center = cells.centers[number]
-                _look_into(some[who], rows, center, members, best, which)
+                _look_into(cells, number, some[who], best, which)
                 values[who], numbers[who] = best, which
         distances, numbers = _nearest_of(some, rows, numbers, n_neighbors)
         few = numbers[:, -1] < 0  # all cells around may be small
@@ -138,8 +141,16 @@ def cells_around(centers: NDArray, rows: NDArray) -> Cells:
     used, cell = np.unique(exact_neighbors(rows, centers, 1)[1], return_inverse=True)
     cell = cell.ravel()
     order = np.argsort(cell, kind="stable").astype(np.int32)
-    ends = np.searchsorted(cell[order], np.arange(len(used) + 1))
-    return Cells(centers[used], order, ends)
+    centers, ends = (
+        centers[used],
+        np.searchsorted(cell[order], np.arange(len(used) + 1)),
+    )
+    ordered = np.empty(rows.shape, dtype=np.float32)
+    for center, first, last in zip(centers, ends, ends[1:], strict=False):
+        ordered[first:last] = rows[order[first:last]] - center
+    return Cells(
+        centers, order, ends, ordered, _squares(ordered).astype(np.float32) / 2
+    )
 
 
 def _squares(rows: NDArray) -> NDArray:
@@ -200,26 +211,20 @@ def _scan(
 
 
 def _look_into(
-    queries: NDArray,
-    rows: NDArray,
-    center: NDArray,
-    members: NDArray,
-    values: NDArray,
-    numbers: NDArray,
+    cells: Cells, number: int, queries: NDArray, values: NDArray, numbers: NDArray
 ) -> None:
     """Take the rows of a cell for candidates of the queries that look into it.
 
-    Relative to the center, small distances are not lost in float32. A value is the
-    opposite of half a squared distance.
+    A value is the opposite of half a squared distance.
     """
-    queries = (queries - center).astype(np.float32, copy=False)
+    queries = (queries - cells.centers[number]).astype(np.float32, copy=False)
     shift = np.einsum("ij,ij->i", queries, queries) / 2
+    first, last = cells.ends[number : number + 2]
     size = max(1, _QUERIES * _ROWS // len(queries))
-    for start in range(0, len(members), size):
-        there = members[start : start + size]
-        some = (rows[there] - center).astype(np.float32, copy=False)
-        half = np.einsum("ij,ij->i", some, some) / 2
-        _keep(queries @ some.T, half, shift, there, values, numbers)
+    for start in range(first, last, size):
+        part = slice(start, min(start + size, last))
+        products = queries @ cells.rows[part].T
+        _keep(products, cells.half[part], shift, cells.order[part], values, numbers)
 
 
 def _is_certain(queries: NDArray, least: NDArray, farthest: NDArray) -> NDArray:

@@ -30,6 +30,7 @@ from skcce._data import TrainingData
 from skcce._linear import native
 from skcce._model import SoftmaxModel
 from skcce._outliers import Surroundings
+from skcce._scaling import canonical
 from skcce._settings import Settings
 from skcce._spectral import SpectralFeatures
 from skcce._training import TrainingState
@@ -646,10 +647,7 @@ def plain(value: Any) -> Any:
     if hasattr(value, "__array__"):
         return np.asarray(value).tolist()
     if issparse(value):
-        value = csr_array(value, copy=True)
-        value.sum_duplicates()
-        parts = value.indptr, value.indices, value.data
-        return [list(value.shape), *map(_fingerprint, parts)]
+        return _fingerprint(canonical(csr_array(value)))
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -692,9 +690,12 @@ def _where_they_part(*values: Any) -> list[str]:
 
 def _fingerprint(data: Any) -> str:
     """Return a short text that tells this data from other data."""
-    rows = np.arange(len(data))
-    if getattr(data, "nbytes", np.inf) > _MAX_BYTES:
-        rows = np.linspace(0, len(data) - 1, min(len(data), _N_PROBES)).astype(int)
+    n_rows = data.shape[0]
+    rows, nbytes = np.arange(n_rows), getattr(data, "nbytes", np.inf)
+    if issparse(data):
+        nbytes = data.data.nbytes + data.indices.nbytes
+    if nbytes > _MAX_BYTES:
+        rows = np.linspace(0, n_rows - 1, min(n_rows, _N_PROBES)).astype(int)
     first = _hash(data, rows)
     # A data set that augments at random has no contents to compare.
     is_fixed = _hash(data, rows[:_N_PROBES]) == _hash(data, rows[:_N_PROBES])
@@ -706,5 +707,10 @@ def _hash(data: Any, rows: np.ndarray) -> str:
     for block in gen_batches(len(rows), _N_PROBES):
         batch = data[rows[block]]
         batch = batch.cpu() if hasattr(batch, "cpu") else batch
-        digest.update(np.ascontiguousarray(batch))
+        parts = [batch]
+        if issparse(batch):
+            numbers = (batch.indices, np.diff(batch.indptr))
+            parts = [batch.data, *(part.astype(np.int64) for part in numbers)]
+        for part in parts:
+            digest.update(np.ascontiguousarray(part))
     return digest.hexdigest()[:16]

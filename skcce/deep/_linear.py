@@ -54,6 +54,7 @@ class TorchLinearSoftmax(LinearSoftmax):
     True
     """
 
+    takes_sparse = False
     _parameter_constraints: ClassVar[dict] = {
         **LinearSoftmax._parameter_constraints,
         "device": [str, torch.device],

@@ -69,7 +69,10 @@ validate_input gave
         return replace(rest, kept=kept, given=X)
 
     def sample(self, size: int, random_state: np.random.RandomState) -> "TrainingData":
-        """Return a random sample; what has a label or a link belongs to it."""
+        """Return a random sample of this size, or a larger one.
+
+        What has a label or a link belongs to it, and half as many others at least.
+        """
         is_needed = np.zeros(self.n_samples, dtype=bool)
         if self.target is not None:
             is_needed |= given_rows(self.target)
@@ -77,7 +80,9 @@ validate_input gave
             is_needed[self.links.rows] = True
         may_be = ~is_needed if self.weight is None else ~is_needed & (self.weight > 0)
         others = np.flatnonzero(may_be)
-        n_others = min(len(others), max(0, size - np.count_nonzero(is_needed)))
+        # Or nothing would be learned from rows without a label, were there many labels.
+        n_others = max(size // 2, size - np.count_nonzero(is_needed))
+        n_others = min(len(others), n_others)
         if n_others < len(others):
             some = sample_without_replacement(
                 len(others), n_others, random_state=random_state

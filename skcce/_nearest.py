@@ -73,7 +73,7 @@ def exact_neighbors(
     def find(block: slice) -> tuple[NDArray, NDArray]:
         some = np.array(queries[block], order="C")
         least, numbers = _candidates(some, single, squares, n_neighbors + _SPARE)
-        distances, numbers = _nearest_of(some, rows, numbers, n_neighbors)
+        distances, numbers = nearest_of(some, rows, numbers, n_neighbors)
         doubtful = ~_is_certain(some, least, distances[:, -1])
         if doubtful.any():
             distances[doubtful], numbers[doubtful] = _scan(
@@ -112,7 +112,7 @@ def approximate_neighbors(
                 best, which = values[who], numbers[who]
                 _look_into(cells, number, some[who], best, which)
                 values[who], numbers[who] = best, which
-        distances, numbers = _nearest_of(some, rows, numbers, n_neighbors)
+        distances, numbers = nearest_of(some, rows, numbers, n_neighbors)
         few = numbers[:, -1] < 0  # all cells around may be small
         if few.any():
             distances[few], numbers[few] = exact_neighbors(some[few], rows, n_neighbors)
@@ -237,7 +237,7 @@ def _is_certain(queries: NDArray, least: NDArray, farthest: NDArray) -> NDArray:
     return value - _ERROR * (norm + farthest) ** 2 > least
 
 
-def _nearest_of(
+def nearest_of(
     queries: NDArray, rows: NDArray, numbers: NDArray, n_neighbors: int
 ) -> tuple[NDArray, NDArray]:
     """Return distances and numbers of the nearest candidates, by distance and number.

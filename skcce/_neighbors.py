@@ -16,7 +16,13 @@ from sklearn.utils.extmath import randomized_svd, row_norms
 from skcce._autologging import inner_fits
 from skcce._constraints import Links, agree
 from skcce._data import TrainingData
-from skcce._nearest import Cells, approximate_neighbors, exact_neighbors, find_cells
+from skcce._nearest import (
+    Cells,
+    approximate_neighbors,
+    exact_neighbors,
+    find_cells,
+    nearest_of,
+)
 from skcce._progress import progress_bar
 from skcce._scaling import BLOCK, row_scale, standardize
 
@@ -134,7 +140,9 @@ def find_neighbors(
             projection = principal_projection(data.X, random_state, data.weight)
         rows = projection(data.X)
         if not isinstance(how, str):
-            found = read_graph(how, data, n_neighbors)
+            numbers = read_graph(how, data, n_neighbors)
+            # Whatever unit or metric the graph has, new rows are looked up among these.
+            found = nearest_of(rows, rows, numbers, n_neighbors + 1)
             index = Index(rows, n_neighbors, None)
             return _neighbors_of(projection, index, *found, data.weight)
     return neighbors_among(rows, n_neighbors, projection, data.weight, how, verbose)
@@ -176,14 +184,14 @@ def _neighbors_of(
     )
 
 
-def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> tuple[NDArray, ...]:
-    """Return distances and numbers of neighbors on a graph, each sample's own first.
+def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> NDArray:
+    """Return the numbers of neighbors on a graph, each sample's own first.
 
     how : sparse (n_samples, n_samples), distances of each row to its neighbors; or a
         transformer of scikit-learn that makes it from the samples.
 
-    Both results have shape (n_samples, n_neighbors + 1). Raises ValueError if it is not
-    a graph of distances of these samples, or a sample has too few neighbors.
+    Shape (n_samples, n_neighbors + 1). Raises ValueError if it is not a graph of
+    distances of these samples, or a sample has too few neighbors.
     """
     n_samples = data.n_samples
     graph = how if issparse(how) else clone(how).fit_transform(data.X)
@@ -206,24 +214,22 @@ def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> tuple[NDArray,
             "neighbors must hold distances: finite, and not negative. Got values from "
             f"{graph.data.min()} to {graph.data.max()}."
         )
-    # A sample's own entry, where there is one, is the first: nothing is nearer.
-    itself = np.repeat(np.arange(n_samples), np.diff(graph.indptr)) == graph.indices
-    graph.data[itself] = -1
-    graph = sort_graph_by_row_values(graph, warn_when_not_sorted=False)
-    own = np.zeros(n_samples, dtype=int)
-    starts = graph.indptr[:-1]
     counts = np.diff(graph.indptr)
-    own[counts > 0] = graph.data[starts[counts > 0]] < 0
-    few = int((counts - own).min())
+    samples = np.repeat(np.arange(n_samples), counts)
+    is_own = samples == graph.indices
+    n_own = np.bincount(samples[is_own], minlength=n_samples)
+    few = int((counts - n_own).min())
     if few < n_neighbors:
         raise ValueError(
             f"neighbors has a sample with {few} neighbors, fewer than n_neighbors="
             f"{n_neighbors}. Ask for fewer, or make the graph with more."
         )
-    entries = (starts + own)[:, np.newaxis] + np.arange(n_neighbors)
+    graph.data[is_own] = -1  # comes first, as nothing is nearer
+    graph = sort_graph_by_row_values(graph, warn_when_not_sorted=False)
+    first = graph.indptr[:-1] + n_own
+    entries = first[:, np.newaxis] + np.arange(n_neighbors)
     numbers = np.column_stack([np.arange(n_samples), graph.indices[entries]])
-    distances = np.column_stack([np.zeros(n_samples), graph.data[entries]])
-    return distances.astype(data.dtype), numbers
+    return numbers.astype(np.int32, copy=False)
 
 
 def principal_projection(

@@ -108,8 +108,8 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         Samples per step, as that of :class:`CollisionClusterer`.
     max_samples : int or None, default=100_000
         Number of rows of a random sample, as that of :class:`CollisionClusterer`; rows
-        with labels belong to it. If all have labels, and without neighbors, all rows
-        take part.
+        with labels belong to it, beside at least half as many others as it may have. If
+        all have labels, and without neighbors, all rows take part.
     tol : float, default=1e-3
         Stop after 3 consecutive epochs in which the predicted class of at most this
         share of the samples changed.

@@ -1,3 +1,4 @@
+import contextlib
 import faulthandler
 import os
 import signal
@@ -28,6 +29,7 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
 from skcce import CollisionClusterer
+from skcce._persistence import Checkpoint
 from skcce._pseudo_labels.objective import collision_and_usage, fairness, pose
 
 # --- Tests that hang --------------------------------------------------------
@@ -161,6 +163,23 @@ def synthetic_predictions(n_clusters, n_samples=1500, seed=0):
 
 def tiny_images(n, seed=0):
     return np.random.default_rng(seed).integers(256, size=(n, 6, 6), dtype=np.uint8)
+
+
+@contextlib.contextmanager
+def stopped_after_epochs(n_epochs):
+    """Interrupt a fit once its file was written this often, the fine fit aside."""
+    write, n_written = Checkpoint.write, []
+
+    def write_and_stop(*args):
+        write(*args)
+        n_written.append(0)
+        if len(n_written) == n_epochs:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "write", write_and_stop)
+        with pytest.warns(UserWarning, match="interrupted"):
+            yield
 
 
 @pytest.fixture

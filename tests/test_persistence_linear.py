@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import stopped_after_epochs
 from numpy.testing import assert_array_equal
 from persistence import (
     EPOCHS,
@@ -19,7 +20,6 @@ from persistence import (
 )
 
 from skcce import CollisionClusterer, LinearSoftmax, SpectralFeatures
-from skcce._persistence import Checkpoint
 
 pytestmark = SHORT_FITS
 
@@ -307,23 +307,6 @@ def default(**parameters):
     return CollisionClusterer(4, max_iter=EPOCHS, tol=0, random_state=0).set_params(
         **parameters
     )
-
-
-@contextlib.contextmanager
-def stopped_after_epochs(n_epochs):
-    """Interrupt a fit once its file was written this often, the fine fit aside."""
-    write, n_written = Checkpoint.write, []
-
-    def write_and_stop(*args):
-        write(*args)
-        n_written.append(0)
-        if len(n_written) == n_epochs:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpoint, "write", write_and_stop)
-        with pytest.warns(UserWarning, match="interrupted"):
-            yield
 
 
 TRAINED = [

@@ -345,8 +345,8 @@ class CollisionClusterer(SoftmaxClusterer):
         With neighbors, a fit to more rows looks at a random sample of so many: graph,
         tree, starts and training are those of the sample, and ``labels_`` are the
         predictions for all rows, with their neighbors in the sample. Rows in
-        `must_link` or `cannot_link` belong to it. Without neighbors, a linear model
-        goes on from there in passes over all rows, whose pseudo-labels balance over the
+        `must_link` or `cannot_link` belong to it, beside at least half as many others
+        as it may have. Without neighbors, a linear model goes on from there in passes over all rows, whose pseudo-labels balance over the
         latest eighth of them; `max_iter` and `tol` count for the sample and for
         the passes, and the curves are those of the passes. L-BFGS, the forward
         divergence and a network take all rows at once, but of a dask array only the

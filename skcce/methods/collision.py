@@ -346,11 +346,11 @@ class CollisionClusterer(SoftmaxClusterer):
         tree, starts and training are those of the sample, and ``labels_`` are the
         predictions for all rows, with their neighbors in the sample. Rows in
         `must_link` or `cannot_link` belong to it, beside at least half as many others
-        as it may have. Without neighbors, a linear model goes on from there in passes over all rows, whose pseudo-labels balance over the
-        latest eighth of them; `max_iter` and `tol` count for the sample and for
-        the passes, and the curves are those of the passes. L-BFGS, the forward
-        divergence and a network take all rows at once, but of a dask array only the
-        sample. None always takes all.
+        as it may have. Without neighbors, a linear model goes on from there in passes
+        over all rows, whose pseudo-labels balance over the latest eighth of them;
+        `max_iter` and `tol` count for the sample and for the passes, and the curves are
+        those of the passes. L-BFGS, the forward divergence and a network take all rows
+        at once, but of a dask array only the sample. None always takes all.
     tol : float, default=1e-3
         Stop after 3 consecutive epochs in which at most this share of the samples
         changed cluster.

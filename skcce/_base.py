@@ -26,11 +26,10 @@ from skcce._autologging import inner_fits
 from skcce._blocks import is_dask
 from skcce._callbacks import with_callbacks
 from skcce._discovery import check_extension, extension
-from skcce._estimator import SoftmaxEstimator
+from skcce._estimator import STREAMED, SoftmaxEstimator, predict_block
 from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._objective import Objective
-from skcce._persistence import FITTED
 from skcce._settings import number_and_bounds
 from skcce._spectral import SpectralFeatures
 from skcce._starts import asking_for
@@ -48,6 +47,8 @@ from skcce._tree import ClusterTree
 from skcce._weights import check_weights
 
 __all__ = ["SoftmaxClusterer"]
+
+_MAX_SEED = np.iinfo(np.int32).max
 
 
 class SoftmaxClusterer(
@@ -190,7 +191,6 @@ feature_names_in_
             weights that it had.
         """
         self._validate_params()
-        vars(self).pop("_stream", None)
         model, data = self._open(X, sample_weight)
         least = number_and_bounds(self.n_clusters, data.n_samples)[1][0]
         if least > data.n_samples:
@@ -252,51 +252,62 @@ feature_names_in_
                 "them. Reduce X first, by TruncatedSVD(128), or use fit."
             )
         X = self._validate_input(X, model, reset=is_first)
-        least = number_and_bounds(self.n_clusters, len(X))[1][0]
-        if is_first and least > len(X):
-            raise ValueError(
-                f"The first batch has {len(X)} rows, fewer than n_clusters="
-                f"{self.n_clusters}. Make it larger."
-            )
         stream = getattr(self, "_stream", None)
         if stream is None:
-            stream = Stream.like(X, check_random_state(self.random_state))
-            stream.n_fitted = 0 if is_first else len(self.labels_)
+            seed = check_random_state(self.random_state).randint(_MAX_SEED)
+            stream = Stream.like(X, np.random.RandomState(seed))
+            stream.n_fitted = 0 if is_first else len(getattr(self, "labels_", X))
+        X = X.astype(stream.rows.dtype, copy=False)
+        if stream.is_due_with(len(X)):
+            # A copy, as the fit may fail.
+            stream = copy.deepcopy(stream)
         stream.add(X, self.max_samples)
-        if is_first or stream.is_due:
-            self._fit_stream(stream)
-        elif stream.usage is not None:
-            rows = X if self.features_ is None else self.features_.transform_rows(X)
-            objective = self._stream_objective()
-            stream.usage = step(self.model_, objective, stream.usage, rows)
-        proba = self.predict_proba(X)
+        least = number_and_bounds(self.n_clusters, stream.n_rows)[1][0]
+        if is_first and least > stream.n_rows:
+            raise ValueError(
+                f"The first batch has {stream.n_rows} distinct rows, fewer than "
+                f"n_clusters={self.n_clusters}. Make it larger."
+            )
+        with single_blas_thread(), inner_fits():
+            if stream.is_due_with(0) and least <= stream.n_rows:
+                self._fit_stream(stream)
+            elif stream.usage is not None:
+                features = self.features_
+                rows = X if features is None else features.transform_rows(X)
+                objective = self._stream_objective()
+                stream.usage = step(self.model_, objective, stream.usage, rows)
+            self.labels_, self.probabilities_, *others = predict_block(
+                self.model_, vars(self), self.temperature_, X
+            )
         self._stream, self.n_samples_seen_ = stream, stream.n_seen
-        self.labels_, self.probabilities_ = proba.argmax(axis=1), proba.max(axis=1)
-        if self.contamination is not None:
-            self.labels_ = self.predict(X)
+        vars(self).pop("outlier_scores_", None)
+        if self.features_ is not None:
+            self.outlier_scores_ = others.pop(0)
+            is_foreign = self.outlier_scores_ > self._surroundings.threshold
+            self.labels_[is_foreign] = -1
+        if self._tree is not None:
+            self._tree.labels = others.pop()
         return self
 
     def _fit_stream(self, stream: Stream) -> None:
         """Fit to the sample of a stream, and go on with the numbers of the clusters."""
         X = stream.sample
-        seed = stream.random_state.randint(np.iinfo(np.int32).max)
+        seed = stream.random_state.randint(_MAX_SEED)
         new = clone(self).set_params(random_state=seed)
         with warnings.catch_warnings():
             # There will be another fit.
             warnings.simplefilter("ignore", ConvergenceWarning)
             new.fit(X)
-        logits = new.decision_function(X)
+        logits = new._logits(X)
         # Clusters of a given prior have the numbers of their shares.
-        is_free = isinstance(getattr(self, "prior", None), str | None)
+        is_free = self._new_objective(new.model_).prior is None
         if hasattr(self, "model_") and is_free:
-            old, found = self.decision_function(X).argmax(axis=1), logits.argmax(axis=1)
+            old, found = self._logits(X).argmax(axis=1), logits.argmax(axis=1)
             numbers = new_numbers(old, found, self.n_clusters_, new.n_clusters_)
             order = np.argsort(numbers)
             new.model_ = renumbered(new.model_, numbers)
             new.prior_, new.share_curve_ = new.prior_[order], new.share_curve_[:, order]
             logits = logits[:, order]
-        for name in FITTED:
-            vars(self).pop(name, None)
         parameters = self.get_params(deep=False)
         vars(self).update(
             {name: vars(new)[name] for name in vars(new) if name not in parameters}
@@ -337,6 +348,8 @@ feature_names_in_
         """
         check_is_fitted(self, "model_")
         tree, cut = self.tree_, copy.copy(self)
+        for name in STREAMED:
+            vars(cut).pop(name, None)
         labels = tree.cut(n_clusters)[tree.labels]
         labels[getattr(self, "labels_", labels) < 0] = -1  # not if it is unfinished
         cut.n_clusters = n_clusters

@@ -68,6 +68,9 @@ from skcce._weights import check_weights
 # Many at a time, so that several of them look into the same cell.
 _ROWS_TO_LOOK_UP = 65_536
 
+# What partial_fit adds to the attributes of a fit.
+STREAMED = ("_stream", "n_samples_seen_")
+
 _FLOATS = [np.float64, np.float32]
 # What is converted block by block, not as a whole.
 _IN_LARGE_FILES = [*_FLOATS, np.float16, np.uint8]
@@ -185,7 +188,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         """
         model = LinearSoftmax() if self.model is None else self.model
         attributes = load_fit(path, self, model)
-        for name in FITTED:
+        for name in (*FITTED, *STREAMED):
             vars(self).pop(name, None)
         vars(self).update(attributes)
         return self
@@ -639,7 +642,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             is_foreign = scores > found["_surroundings"].threshold
             labels = np.where(is_foreign, -1, clusters)
         # All at once, because Ctrl-C may come in between.
-        vars(self).pop("outlier_scores_", None)  # of an earlier fit
+        for name in ("outlier_scores_", *STREAMED):  # of an earlier fit
+            vars(self).pop(name, None)
         vars(self).update(
             model_=model,
             **found,
@@ -659,7 +663,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         The tree gets their fine clusters.
         """
         features, tree = found["features_"], found["_tree"]
-        predict = partial(_predict_block, model, found, tau)
+        predict = partial(predict_block, model, found, tau)
         with progress_bar(
             self._shown(model), total=given.shape[0], desc="predictions", unit=" rows"
         ) as bar:
@@ -679,7 +683,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         return (labels, top), scores
 
 
-def _predict_block(
+def predict_block(
     model: SoftmaxModel, found: Mapping[str, Any], tau: float, X: Any
 ) -> list[NDArray]:
     """Return clusters of rows, their probabilities, and what else there is.

@@ -187,7 +187,7 @@ def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> tuple[NDArray,
     """
     n_samples = data.n_samples
     graph = how if issparse(how) else clone(how).fit_transform(data.X)
-    if not issparse(graph) or graph.shape[0] != graph.shape[1]:
+    if not issparse(graph) or graph.shape != 2 * graph.shape[:1]:
         raise ValueError(
             f"neighbors={how!r} must make a square sparse matrix of distances, got "
             f"{type(graph).__name__} of shape {np.shape(graph)}."
@@ -199,7 +199,8 @@ def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> tuple[NDArray,
         raise ValueError(
             f"neighbors is a graph of {graph.shape[0]} samples, and X has {n_samples}."
         )
-    graph = csr_array(graph, copy=True)
+    graph = csr_array(graph, dtype=np.float64, copy=True)
+    graph.sum_duplicates()
     if not np.isfinite(graph.data).all() or (graph.data < 0).any():
         raise ValueError(
             "neighbors must hold distances: finite, and not negative. Got values from "

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import issparse
+from scipy.sparse import csr_array, issparse
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.utils import gen_batches
 
@@ -30,6 +30,7 @@ from skcce._data import TrainingData
 from skcce._linear import native
 from skcce._model import SoftmaxModel
 from skcce._outliers import Surroundings
+from skcce._scaling import canonical
 from skcce._settings import Settings
 from skcce._spectral import SpectralFeatures
 from skcce._training import TrainingState
@@ -645,6 +646,8 @@ def plain(value: Any) -> Any:
     """Return a parameter as a plain value, which can be compared later."""
     if hasattr(value, "__array__"):
         return np.asarray(value).tolist()
+    if issparse(value):
+        return _fingerprint(canonical(csr_array(value)))
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -89,6 +89,11 @@ def resolve(
     n_samples = data.n_samples
     number = data.target.shape[1] if data.target is not None else estimator.n_clusters
     n_clusters, bounds = number_and_bounds(number, n_samples)
+    if bounds[0] > n_samples:  # of those that were drawn
+        raise ValueError(
+            f"max_samples={estimator.max_samples} must not be smaller than n_clusters="
+            f"{bounds[0]}."
+        )
     if data.links is not None and data.links.apart.nnz:
         if bounds[1] < 2:
             raise ValueError(

@@ -187,10 +187,12 @@ class SpectralFeatures(
         self._center, self._unit = row_scale(coordinates)
         return np.hstack([self._rows, (coordinates - self._center) / self._unit])
 
-    def neighbors_of(self, data: TrainingData, how: Any) -> tuple[Neighbors, NDArray]:
+    def neighbors_of(
+        self, data: TrainingData, how: Any, verbose: int = 0
+    ) -> tuple[Neighbors, NDArray]:
         """Return neighbors and features of the training data, found anew."""
         neighbors = find_neighbors(
-            data, self._index.n_neighbors, None, self._projection, how
+            data, self._index.n_neighbors, None, self._projection, how, verbose
         )
         coordinates = self._directions(neighbors.around)
         features = (coordinates - self._center) / self._unit

@@ -99,7 +99,7 @@ def embed(
             projection = principal_projection(data.X, random_state, data.weight)
         return data, None, None, projection(data.X)
     if hasattr(features, "eigenvalues_"):  # those of a run that goes on
-        neighbors, rows = features.neighbors_of(data, settings.neighbors)
+        neighbors, rows = features.neighbors_of(data, settings.neighbors, verbose)
     else:
         neighbors = find_neighbors(
             data, n_neighbors, random_state, how=settings.neighbors, verbose=verbose

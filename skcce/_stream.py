@@ -49,12 +49,11 @@ class Stream:
     @classmethod
     def like(cls, X: NDArray, random_state: np.random.RandomState) -> "Stream":
         """Return a stream of rows like these, of which nothing came by."""
-        return cls(np.empty_like(X), random_state)
+        return cls(np.empty(X.shape, X.dtype), random_state)
 
-    @property
-    def is_due(self) -> bool:
-        """Whether it is time for another fit."""
-        return self.n_seen >= _GROWTH * self.n_fitted
+    def is_due_with(self, n_more: int) -> bool:
+        """Whether it is time for another fit after some more rows."""
+        return self.n_seen + n_more >= _GROWTH * self.n_fitted
 
     @property
     def sample(self) -> NDArray:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import sparray
+from scipy.sparse import issparse, sparray
 from scipy.special import entr, softmax
 from sklearn.base import (
     BaseEstimator,
@@ -149,10 +149,13 @@ feature_names_in_
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or images
-            Training data. float32 and float64 are used as they are, other types are
-            converted to float64. A network also takes images: arrays (n, H, W),
-            (n, H, W, C) or (n, C, H, W), lists of them or of paths, or torch data sets.
+        X : array-like or sparse of shape (n_samples, n_features), or images
+            Training data, which may be a memory map, a dask array or a dask data frame.
+            float32 and float64 are used as they are, other types are converted to
+            float64. A network also takes images: arrays (n, H, W), (n, H, W, C) or
+            (n, C, H, W), lists of them or of paths, or torch data sets. A linear model
+            also takes sparse rows: CSR as they are, other formats are converted. No
+            dense copy is made.
         y : array-like, default=None
             Not used by the fit; handed to scikit-learn's callbacks, which may compare
             it with the clusters of every epoch.
@@ -170,11 +173,12 @@ feature_names_in_
         ------
         ValueError
             If a parameter is out of its range or does not fit the data, or `X` is
-            empty, not 2-D, or not finite; if `checkpoint` is that of another run; or if
-            the loss becomes NaN. In the last case, the model goes back to the end of
-            the last good epoch, if there is one, and the estimator is fitted with that.
+            empty, not 2-D, not finite, or has chunks of unknown size; if `checkpoint`
+            is that of another run; or if the loss becomes NaN. In the last case, the
+            model goes back to the end of the last good epoch, if there is one, and the
+            estimator is fitted with that.
         TypeError
-            If `X` is sparse.
+            If `X` is sparse, and the model is a network.
 
         Warns
         -----
@@ -241,6 +245,12 @@ feature_names_in_
         model = LinearSoftmax() if self.model is None else self.model
         check_stream(self, model)
         is_first = not hasattr(self, "model_")
+        X = X.compute() if is_dask(X) else X
+        if issparse(X):
+            raise TypeError(
+                "X is sparse, and partial_fit takes dense rows: it keeps a sample of "
+                "them. Reduce X first, by TruncatedSVD(128), or use fit."
+            )
         X = self._validate_input(X, model, reset=is_first)
         least = number_and_bounds(self.n_clusters, len(X))[1][0]
         if is_first and least > len(X):
@@ -408,7 +418,7 @@ feature_names_in_
             extended._set_attributes(*parts, found, scores)
         extended.n_clusters = found["n_clusters_"]
         for name in ("labels_", "probabilities_", "outlier_scores_"):
-            vars(extended)[name] = vars(extended)[name][-len(X) :]
+            vars(extended)[name] = vars(extended)[name][-X.shape[0] :]
         return extended
 
     def predict(self, X: ArrayLike) -> NDArray:

@@ -10,24 +10,30 @@ a function for each of some blocks, and yield the results in the order of the bl
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import starmap
 from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
+from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
+from sklearn.utils import gen_batches
 
 from skcce._ranks import has_ranks, over_ranks
 from skcce._threads import single_blas_thread
 
-BLOCK = 8192  # rows, about
+BLOCK = 2048  # rows, about, while a step has few of them
 N_GROUPS = 40  # of blocks in a pass: its steps
 # Rows that are sorted do little harm where those of a step are from so many places. A
 # longer run is read faster from a disk.
 _RUNS_PER_GROUP, _LONGEST_RUN = 256, 1024
 # What a step sends and adds grows with the number of its blocks.
 _BLOCKS_PER_GROUP = 64
+
+_BLOCKS_PER_TASK = 16  # of a process: joblib takes some ms for each task
 
 Visit = Callable[..., Iterator[Any]]
 
@@ -92,18 +98,41 @@ def visiting(X: Any) -> Iterator[Visit]:
 
 
 @contextmanager
-def _over_joblib(X: NDArray, ends: NDArray) -> Iterator[Visit]:
-    # Processes get a memory map of an array, once. What is no table stays here.
-    n_jobs = None if isinstance(X, np.ndarray) else 1
-    with Parallel(n_jobs, return_as="generator", prefer="threads") as parallel:
-
-        def visit(function, blocks, *others):
-            return parallel(
-                delayed(_call)(function, X, ends[block], ends[block + 1], *its_others)
-                for block, *its_others in zip(blocks, *others, strict=True)
+def _over_joblib(X: Any, ends: NDArray) -> Iterator[Visit]:
+    backend, n_jobs = get_active_backend(prefer="threads")
+    n_jobs = backend.effective_n_jobs(n_jobs)
+    is_table = isinstance(X, np.ndarray)  # of a network's images, one worker reads
+    with ExitStack() as stack:
+        if n_jobs == 1 or not is_table:
+            each = map
+        elif getattr(backend, "supports_sharedmem", False):  # without joblib's pauses
+            each = stack.enter_context(ThreadPoolExecutor(n_jobs)).map
+        else:
+            # The processes get a memory map of an array, once.
+            parallel = stack.enter_context(
+                Parallel(return_as="generator", batch_size=1)
             )
 
+            def each(call, *items):
+                items = list(zip(*items, strict=True))
+                size = min(-(-len(items) // n_jobs), _BLOCKS_PER_TASK)
+                tasks = (items[some] for some in gen_batches(len(items), size))
+                for results in parallel(
+                    delayed(_starmap)(call, task) for task in tasks
+                ):
+                    yield from results
+
+        def visit(function, blocks, *others):
+            call = partial(_call, function, X)
+            first = [ends[block] for block in blocks]
+            last = [ends[block + 1] for block in blocks]
+            return each(call, first, last, *others)
+
         yield visit
+
+
+def _starmap(function: Callable, items: list[tuple]) -> list:
+    return list(starmap(function, items))
 
 
 def _call(

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
+from sklearn.utils.random import sample_without_replacement
 
 from skcce._blocks import is_dask, take
 from skcce._constraints import Links
@@ -18,7 +19,8 @@ class TrainingData:
 
     Attributes
     ----------
-    X : ndarray of shape (n_samples, n_features), or what a model's validate_input gave
+    X : ndarray or csr_array of shape (n_samples, n_features), or what a model's \
+validate_input gave
         The samples.
     weight : ndarray of shape (n_samples,) or None
         Their weights, of mean 1.
@@ -61,7 +63,8 @@ class TrainingData:
         if weight.all() or is_dask(X):  # a sample leaves them out
             return cls(X, weight, given=X)
         kept = np.flatnonzero(weight)
-        part = X[kept] if isinstance(X, np.ndarray) else _Part(X, kept)
+        is_table = isinstance(X, np.ndarray) or issparse(X)
+        part = X[kept] if is_table else _Part(X, kept)
         rest = cls.of(part, weight[kept] / weight[kept].mean())
         return replace(rest, kept=kept, given=X)
 
@@ -74,9 +77,13 @@ class TrainingData:
             is_needed[self.links.rows] = True
         may_be = ~is_needed if self.weight is None else ~is_needed & (self.weight > 0)
         others = np.flatnonzero(may_be)
-        if size < self.n_samples:
-            others = random_state.permutation(others)
-        is_needed[others[: max(0, size - np.count_nonzero(is_needed))]] = True
+        n_others = min(len(others), max(0, size - np.count_nonzero(is_needed)))
+        if n_others < len(others):
+            some = sample_without_replacement(
+                len(others), n_others, random_state=random_state
+            )
+            others = others[some]
+        is_needed[others] = True
         rows = np.flatnonzero(is_needed)
         weight, target, links = self.weight, self.target, self.links
         return replace(

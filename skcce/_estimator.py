@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array, issparse
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
-from sklearn.utils import assert_all_finite, check_random_state, gen_batches
+from sklearn.utils import Tags, assert_all_finite, check_random_state, gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -47,7 +48,7 @@ from skcce._persistence import (
 )
 from skcce._progress import progress_bar
 from skcce._pseudo_labels import check_prior
-from skcce._scaling import BLOCK
+from skcce._scaling import BLOCK, canonical
 from skcce._settings import Settings, draw_sample, resolve
 from skcce._spectral import SpectralFeatures
 from skcce._starts import (
@@ -332,6 +333,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         AttributeError
             If the fit had no neighbors, or its features are the rows as they are.
         """
+        if is_dask(X):
+            return self._lazy("score_samples", X)
 
         def score(rows):
             _, around = self._look_up(rows)
@@ -525,15 +528,31 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _validate_input(
         self, X: ArrayLike, model: SoftmaxModel, *, reset: bool, **how: Any
-    ) -> NDArray:
+    ) -> NDArray | csr_array:
         data = model.validate_input(X)
         if data is not None:
             for name in ("n_features_in_", "feature_names_in_") if reset else ():
                 vars(self).pop(name, None)  # those of an earlier fit to a table
             return data
         if is_dask(X):
-            pass
-        return validate_data(self, X, reset=reset, **{"dtype": _FLOATS, **how})
+            from skcce._dask import opened
+
+            lazy = opened(self, X, reset=reset)
+            return lazy if reset else lazy.compute()
+        if issparse(X) and not model.takes_sparse:
+            raise TypeError(
+                f"X is sparse, and a {type(model).__name__} takes dense rows only. Use "
+                "a LinearSoftmax, or reduce X first, by TruncatedSVD(128)."
+            )
+        accepts = "csr" if model.takes_sparse else False
+        how = {"dtype": _FLOATS, "accept_sparse": accepts, **how}
+        X = validate_data(self, X, reset=reset, **how)
+        return canonical(X) if issparse(X) else X
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = self.model is None or self.model.takes_sparse
+        return tags
 
     def _train(
         self,
@@ -639,38 +658,41 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
 
         The tree gets their fine clusters.
         """
-        tree = found["_tree"]
-        parts = []
+        features, tree = found["features_"], found["_tree"]
         predict = partial(_predict_block, model, found, tau)
         with progress_bar(
-            self._shown(model), total=len(given), desc="predictions", unit=" rows"
+            self._shown(model), total=given.shape[0], desc="predictions", unit=" rows"
         ) as bar:
-            for part in map_blocks(predict, given, _ROWS_TO_LOOK_UP):
-                parts.append(part)
-                bar.update(len(part[0]))
-        labels, top, scores, fine = (
-            None if column[0] is None else np.concatenate(column)
-            for column in zip(*parts, strict=True)
-        )
+
+            def parts() -> Iterator[tuple[slice, list[NDArray]]]:
+                first = 0
+                for part in map_blocks(predict, given, _ROWS_TO_LOOK_UP):
+                    rows = slice(first, first + len(part[0]))
+                    first = rows.stop
+                    bar.update(len(part[0]))
+                    yield rows, part
+
+            labels, top, *others = fill(given.shape[0], parts())
+        scores = None if features is None else others.pop(0)
         if tree is not None:
-            tree.labels = fine
+            tree.labels = others.pop()
         return (labels, top), scores
 
 
 def _predict_block(
     model: SoftmaxModel, found: Mapping[str, Any], tau: float, X: Any
-) -> tuple:
-    """Return clusters, their probabilities, outlier scores and fine clusters of rows.
+) -> list[NDArray]:
+    """Return clusters of rows, their probabilities, and what else there is.
 
-    The last two are None if there are none.
+    That are outlier scores if there are features, and fine clusters if there is a tree.
     """
-    features, tree, scores, fine = found["features_"], found["_tree"], None, None
+    features, tree, others = found["features_"], found["_tree"], []
     if features is not None:
         X, *around = features.look_up(X)
-        scores = found["_surroundings"].scores(*around)
+        others.append(found["_surroundings"].scores(*around))
     if tree is not None:
-        fine = finite_logits(tree.model, X).argmax(axis=1)
-    return *predictions(finite_logits(model, X), tau), scores, fine
+        others.append(finite_logits(tree.model, X).argmax(axis=1))
+    return [*predictions(finite_logits(model, X), tau), *others]
 
 
 def predictions(logits: NDArray, temperature: float) -> tuple[NDArray, NDArray]:

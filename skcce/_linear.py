@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skcce._model import BatchObjective, SoftmaxModel
-from skcce._scaling import BLOCK, row_scale
+from skcce._scaling import BLOCK, StandardizedRows, row_scale, standardize
 
 __all__ = ["LinearSoftmax"]
 
@@ -80,6 +81,7 @@ class LinearSoftmax(SoftmaxModel):
     LinearSoftmax(alpha=0.001, learning_rate=0.01)
     """
 
+    takes_sparse = True
     _parameter_constraints: ClassVar[dict] = {
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -199,7 +201,9 @@ class LinearSoftmax(SoftmaxModel):
                 grad = _adam(grad, mean, square, self._n_steps)
             weight -= weight.dtype.type(step_size) * grad
 
-    def _minimize(self, rows: NDArray, objective: BatchObjective) -> float:
+    def _minimize(
+        self, rows: NDArray | StandardizedRows, objective: BatchObjective
+    ) -> float:
         """Go to a minimum of the penalized objective, in float64.
 
         Returns the value of the objective before.
@@ -226,8 +230,8 @@ class LinearSoftmax(SoftmaxModel):
     def decision_function(self, X: NDArray) -> NDArray:
         n_units = len(self._weights[0])
         n_clusters = n_units if self.groups_ is None else self.groups_.max() + 1
-        logits = np.empty((len(X), n_clusters), dtype=X.dtype)
-        for block in gen_batches(len(X), BLOCK):
+        logits = np.empty((X.shape[0], n_clusters), dtype=X.dtype)
+        for block in gen_batches(X.shape[0], BLOCK):
             units = self._units(X[block])
             logits[block] = units if self.groups_ is None else self._sums(units)
         return logits
@@ -320,10 +324,8 @@ class LinearSoftmax(SoftmaxModel):
         self._moments = [(np.zeros_like(w), np.zeros_like(w)) for w in self._weights]
         self._n_steps = 0
 
-    def _standardize(self, X: NDArray) -> NDArray:
-        rows = X - self._mean
-        rows /= self._scale
-        return rows
+    def _standardize(self, X: NDArray | csr_array) -> NDArray | StandardizedRows:
+        return standardize(X, self._mean, self._scale)
 
     def _centroids(
         self,
@@ -334,16 +336,17 @@ class LinearSoftmax(SoftmaxModel):
         random_state: np.random.RandomState,
     ) -> NDArray:
         """Mean standardized row of every cluster; of an empty one, a random row."""
-        total = np.zeros((n_clusters, X.shape[1]))
-        for block in gen_batches(len(X), BLOCK):
+        n_samples, n_features = X.shape
+        total = np.zeros((n_clusters, n_features))
+        for block in gen_batches(n_samples, BLOCK):
             member = (labels[block] == np.arange(n_clusters)[:, None]).astype(X.dtype)
             if sample_weight is not None:
                 member *= sample_weight[block].astype(X.dtype)
             total += member @ self._standardize(X[block])
         count = np.bincount(labels, weights=sample_weight, minlength=n_clusters)
         for k in np.flatnonzero(count == 0):
-            row = random_state.randint(len(X))
-            total[k] = self._standardize(X[row : row + 1])[0]
+            row = random_state.randint(n_samples)
+            total[k] = np.ones(1, X.dtype) @ self._standardize(X[row : row + 1])
         return total / np.where(count > 0, count, 1)[:, None]
 
 

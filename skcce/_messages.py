@@ -81,7 +81,7 @@ def warn_if_unfinished(
             ConvergenceWarning,
             stacklevel=_CALLER_OF_FIT,
         )
-    n_used = len(np.unique(labels))
+    n_used = np.count_nonzero(np.bincount(labels))
     # A class that is rare need not be predicted.
     if n_used < n_wanted and not is_classifier(estimator):
         warnings.warn(

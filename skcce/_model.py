@@ -35,12 +35,15 @@ class SoftmaxModel(BaseEstimator):
     is_main_process : bool
         Whether this process shows bars, warns and writes checkpoints: False in all but
         one of several that train a model together.
+    takes_sparse : bool
+        Whether rows may come as a ``scipy.sparse.csr_array`` as well.
     """
 
     learns_features: ClassVar[bool] = False
     makes_views: bool = False
     needs_all_samples: bool = False
     is_main_process: bool = True
+    takes_sparse: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict] = {}
 
     def validate_input(self, X: Any) -> Any:

@@ -35,11 +35,15 @@ class Cells(NamedTuple):
     centers : (n_cells, n_features).
     order : (n_rows,), the numbers of the rows, one cell after the other.
     ends : (n_cells + 1,), where cells begin in `order`, and where the last one ends.
+    rows, half : (n_rows, n_features) and (n_rows,), the rows in this order and half of
+        their squared norms, in float32.
     """
 
     centers: NDArray
     order: NDArray
     ends: NDArray
+    rows: NDArray
+    half: NDArray
 
 
 def exact_neighbors(
@@ -84,8 +88,6 @@ def approximate_neighbors(
 
     The nearest ones in the nearest cells; as of `exact_neighbors` otherwise.
     """
-    single = rows.astype(np.float32, copy=False)
-    half = (_squares(rows) / 2).astype(np.float32)
 
     def find(block: slice) -> tuple[NDArray, NDArray]:
         some = queries[block].astype(np.float32, copy=False)
@@ -93,15 +95,15 @@ def approximate_neighbors(
         values = np.full(shape, -np.inf, dtype=np.float32)
         numbers = np.full(shape, -1, dtype=np.int32)
         n_visited = min(_N_VISITED, len(cells.centers))
-        for cell in exact_neighbors(some, cells.centers, n_visited)[1].T:
-            asking = np.argsort(cell, kind="stable")
-            starts = np.searchsorted(cell[asking], np.arange(len(cells.ends)))
+        for nearest in exact_neighbors(some, cells.centers, n_visited)[1].T:
+            asking = np.argsort(nearest, kind="stable")
+            starts = np.searchsorted(nearest[asking], np.arange(len(cells.ends)))
             for number in np.flatnonzero(np.diff(starts)):
                 who = asking[starts[number] : starts[number + 1]]
-                members = cells.order[cells.ends[number] : cells.ends[number + 1]]
-                products = some[who] @ single[members].T
+                cell = slice(cells.ends[number], cells.ends[number + 1])
+                products = some[who] @ cells.rows[cell].T
                 best, which = values[who], numbers[who]
-                _keep(products, half[members], members, best, which)
+                _keep(products, cells.half[cell], cells.order[cell], best, which)
                 values[who], numbers[who] = best, which
         return _nearest_of(queries[block], rows, numbers, n_neighbors)
 
@@ -126,7 +128,9 @@ def cells_around(centers: NDArray, rows: NDArray) -> Cells:
     cell = exact_neighbors(rows, centers, 1)[1][:, 0]
     order = np.argsort(cell, kind="stable").astype(np.int32)
     ends = np.searchsorted(cell[order], np.arange(len(centers) + 1))
-    return Cells(centers, order, ends)
+    ordered = rows[order].astype(np.float32, copy=False)
+    half = (_squares(ordered) / 2).astype(np.float32)
+    return Cells(centers, order, ends, ordered, half)
 
 
 def _squares(rows: NDArray) -> NDArray:

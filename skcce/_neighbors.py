@@ -9,19 +9,26 @@ from scipy.sparse import csr_array, diags_array, eye_array, issparse
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.neighbors import sort_graph_by_row_values
+from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
+from sklearn.utils.extmath import randomized_svd, row_norms
 
 from skcce._autologging import inner_fits
 from skcce._constraints import Links, agree
 from skcce._data import TrainingData
 from skcce._nearest import Cells, approximate_neighbors, exact_neighbors, find_cells
 from skcce._progress import progress_bar
-from skcce._scaling import BLOCK, row_scale
+from skcce._scaling import BLOCK, row_scale, standardize
 
 # Distances are taken between at most this many principal components: less than half
 # the time of 384 features, and the clusters found are no worse.
 _N_COMPONENTS = 128
 _PCA_ROWS = 4096  # a sample of the rows is enough to find the components
+# Rows of one length, such as those of tf-idf, get it back where the components hold
+# less than this part of their variance. What is left of the length tells how common
+# the words of a text are, not what it is about; and short rows would be one cluster.
+_MOST = 0.5
+_SAME_LENGTH = 1e-3
 
 # Averages are taken along this many steps of a random walk; each step stays where it is
 # with this probability.
@@ -35,23 +42,32 @@ SHORTEST = 1e-3
 class Projection(NamedTuple):
     """How rows become rows of at most 128 features that have nearly their distances.
 
-    mean : (n_features,), scale : a number, components : (128, n_features), or None if
-    there are no more features than that.
+    mean : (n_features,), scale : a number, components : (128, n_columns), or None if
+    there are no more features than that. columns : (n_columns,), the features that
+    count, or None for all: of many features of sparse rows, those that occur in a
+    sample. of_one_length : whether each row is brought to length 1.
     """
 
     mean: NDArray
     scale: np.floating
     components: NDArray | None
+    columns: NDArray | None = None
+    of_one_length: bool = False
 
-    def __call__(self, X: NDArray) -> NDArray:
-        """Center, scale and project rows: (n, n_features) to (n, <= 128)."""
-        width = X.shape[1] if self.components is None else len(self.components)
-        rows = np.empty((len(X), width), dtype=X.dtype)
-        for block in gen_batches(len(X), BLOCK):
-            scaled = (X[block] - self.mean) / self.scale
-            rows[block] = (
-                scaled if self.components is None else scaled @ self.components.T
-            )
+    def __call__(self, X: NDArray | csr_array) -> NDArray:
+        """Center, scale and project rows: (n, n_features) to dense (n, <= 128)."""
+        mean = self.mean if self.columns is None else self.mean[self.columns]
+        width = len(mean) if self.components is None else len(self.components)
+        rows = np.empty((X.shape[0], width), dtype=X.dtype)
+        for block in gen_batches(X.shape[0], BLOCK):
+            part = X[block] if self.columns is None else X[block][:, self.columns]
+            if self.components is None:
+                part = part.toarray() if issparse(part) else part
+                rows[block] = standardize(part, mean, self.scale)
+            else:
+                rows[block] = standardize(part, mean, self.scale) @ self.components.T
+            if self.of_one_length:
+                rows[block] = normalize(rows[block])
         return rows
 
 
@@ -176,7 +192,8 @@ def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> tuple[NDArray,
             f"neighbors={how!r} must make a square sparse matrix of distances, got "
             f"{type(graph).__name__} of shape {np.shape(graph)}."
         )
-    if issparse(how) and data.kept is not None and len(data.given) == graph.shape[0]:
+    is_of_given = data.given.shape[0] == np.shape(graph)[0]
+    if issparse(how) and data.kept is not None and is_of_given:
         graph = csr_array(graph)[data.kept][:, data.kept]
     if graph.shape[0] != n_samples:
         raise ValueError(
@@ -209,19 +226,45 @@ def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> tuple[NDArray,
 
 
 def principal_projection(
-    X: NDArray, random_state: np.random.RandomState, weight: NDArray | None = None
+    X: NDArray | csr_array,
+    random_state: np.random.RandomState,
+    weight: NDArray | None = None,
 ) -> Projection:
     """Return a projection to rows of mean 0 and mean square norm 1, or nearly so.
 
-    On the leading principal components, if there are more than 128 features.
+    On the leading principal components, if there are more than 128 features. Sparse
+    rows are centered in the products only, and stay sparse until they are projected.
     """
     mean, scale = row_scale(X, weight)
     n_samples, n_features = X.shape
-    if min(n_features, n_samples) <= _N_COMPONENTS:
-        return Projection(mean, scale, None)
-    sample = random_state.permutation(n_samples)[:_PCA_ROWS]
-    pca = PCA(_N_COMPONENTS, svd_solver="randomized", random_state=random_state)
-    return Projection(mean, scale, pca.fit((X[sample] - mean) / scale).components_)
+    if min(n_samples, n_features) <= _N_COMPONENTS:
+        is_wide = issparse(X) and n_features > _N_COMPONENTS
+        return Projection(mean, scale, None, _occurring(X) if is_wide else None)
+    sample = X[random_state.permutation(n_samples)[:_PCA_ROWS]]
+    columns = None
+    if issparse(X):
+        columns = _occurring(sample)
+        if len(columns) <= _N_COMPONENTS:
+            return Projection(mean, scale, None, columns)
+        part = sample[:, columns]
+        part.data /= scale
+        # No PCA: the mean may be one of the components, as it is taken off all rows.
+        components = randomized_svd(part, _N_COMPONENTS, random_state=random_state)[2]
+    else:
+        pca = PCA(_N_COMPONENTS, svd_solver="randomized", random_state=random_state)
+        components = pca.fit((sample - mean) / scale).components_
+    projection = Projection(mean, scale, components, columns)
+    n_kept = (projection(sample) ** 2).sum()
+    lengths = row_norms(sample / scale)
+    lengths = lengths[lengths > 0]  # a text without a word that is known has none
+    have_one = lengths.size > 0 and np.ptp(lengths) <= _SAME_LENGTH * lengths.max()
+    is_lost = n_kept < _MOST * sample.shape[0]
+    return projection._replace(of_one_length=bool(have_one and is_lost))
+
+
+def _occurring(X: csr_array) -> NDArray:
+    """Return the numbers of the features that rows have, or that of one."""
+    return np.unique(np.append(0, X.indices))
 
 
 def index_of(

@@ -16,7 +16,6 @@ from sklearn.utils import gen_batches
 
 from skcce._blocks import (
     BLOCK,
-    N_GROUPS,
     cut,
     in_groups,
     rows_of,
@@ -30,6 +29,10 @@ from skcce._objective import Epoch, Objective
 from skcce._pseudo_labels import RunningUsage, updated
 from skcce._ranks import check_ranks
 from skcce._training import Plan, TrainingState, begin, finite_logits, run_epochs
+
+# Part of the rows over which usages are averaged: some steps, which may differ where
+# the chunks of a dask array do.
+_MEMORY = 1 / 8
 
 
 def goes_in_passes(
@@ -70,7 +73,7 @@ def train_in_passes(
     n_clusters = state.proba.shape[1]
     latest = np.full(n_rows, n_clusters, np.min_scalar_type(n_clusters))
     objective.begin_epoch(Epoch(state.proba))
-    usage = objective.usages(state.proba, n_rows / N_GROUPS, sample.weight)
+    usage = objective.usages(state.proba, _MEMORY * n_rows, sample.weight)
 
     def visit_all(visit: Callable, on_samples: Callable) -> tuple:
         nonlocal usage
@@ -101,14 +104,14 @@ def train_in_passes(
             loss_sum, *gradient, label_sums, size = total(summands(blocks))
             if size == 0:
                 continue  # rows of weight 0 only
-            value = objective.mean_value(loss_sum, label_sums, size)
+            usage = updated(usage, label_sums, size)
+            value = objective.mean_value(loss_sum, usage, size)
             if not np.isfinite(value):
                 raise FloatingPointError("The loss became infinite or NaN")
             model.update(
                 [part / size for part in gradient],
                 plan.step_progress(state.n_iter + i / len(groups)),
             )
-            usage = updated(usage, label_sums, size)
             loss += value * size / n_rows
         # Nothing has looked at the result of the last step yet.
         finite_logits(model, sample.X[:BLOCK])
@@ -135,7 +138,7 @@ def _sums(
     clusters, sums = [], None
 
     def parts() -> Iterator[list]:
-        for rows in gen_batches(len(X), BLOCK):
+        for rows in gen_batches(X.shape[0], 4 * BLOCK):
             some = None if weight is None else weight[rows]
             found = []
 

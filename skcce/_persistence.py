@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.utils import gen_batches
 
@@ -686,9 +687,12 @@ def _where_they_part(*values: Any) -> list[str]:
 
 def _fingerprint(data: Any) -> str:
     """Return a short text that tells this data from other data."""
-    rows = np.arange(len(data))
-    if getattr(data, "nbytes", np.inf) > _MAX_BYTES:
-        rows = np.linspace(0, len(data) - 1, min(len(data), _N_PROBES)).astype(int)
+    n_rows = data.shape[0]
+    rows, nbytes = np.arange(n_rows), getattr(data, "nbytes", np.inf)
+    if issparse(data):
+        nbytes = data.data.nbytes + data.indices.nbytes
+    if nbytes > _MAX_BYTES:
+        rows = np.linspace(0, n_rows - 1, min(n_rows, _N_PROBES)).astype(int)
     first = _hash(data, rows)
     # A data set that augments at random has no contents to compare.
     is_fixed = _hash(data, rows[:_N_PROBES]) == _hash(data, rows[:_N_PROBES])
@@ -700,5 +704,10 @@ def _hash(data: Any, rows: np.ndarray) -> str:
     for block in gen_batches(len(rows), _N_PROBES):
         batch = data[rows[block]]
         batch = batch.cpu() if hasattr(batch, "cpu") else batch
-        digest.update(np.ascontiguousarray(batch))
+        parts = [batch]
+        if issparse(batch):
+            numbers = (batch.indices, np.diff(batch.indptr))
+            parts = [batch.data, *(part.astype(np.int64) for part in numbers)]
+        for part in parts:
+            digest.update(np.ascontiguousarray(part))
     return digest.hexdigest()[:16]

@@ -163,6 +163,12 @@ def resolve(
         features._validate_params()
     else:
         features = None
+    if view_source == "adversarial" and features is None and issparse(data.X):
+        raise ValueError(
+            f"objective={objective!r} moves rows a little in every feature, and sparse "
+            "ones would become dense: features=None takes them as they are. Leave it "
+            "at 'spectral', or reduce X first, by TruncatedSVD(128)."
+        )
     if estimator.contamination is not None and (features is None or n_neighbors == 0):
         raise ValueError(
             f"contamination={estimator.contamination} needs n_neighbors > 0 and "

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array, diags_array, issparse
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from sklearn.base import (
     BaseEstimator,
@@ -33,7 +33,7 @@ from skcce._neighbors import (
     neighbors_among,
     search,
 )
-from skcce._scaling import row_scale
+from skcce._scaling import canonical, row_scale
 from skcce._threads import single_blas_thread
 
 __all__ = ["SpectralFeatures"]
@@ -151,11 +151,11 @@ class SpectralFeatures(
             If there are no more samples than `n_neighbors`.
         """
         self._validate_params()
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
-        if self.n_neighbors >= len(X):
+        X = self._validate_rows(X, ensure_min_samples=2)
+        if self.n_neighbors >= X.shape[0]:
             raise ValueError(
                 f"n_neighbors={self.n_neighbors} must be smaller than "
-                f"n_samples={len(X)}."
+                f"n_samples={X.shape[0]}."
             )
         random_state = check_random_state(self.random_state)
         with single_blas_thread():
@@ -212,7 +212,7 @@ class SpectralFeatures(
             data, or nearly so. The dtype is that of `X`.
         """
         check_is_fitted(self, "eigenvalues_")
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = self._validate_rows(X, reset=False)
         with single_blas_thread(), inner_fits():
             return self.transform_rows(X)
 
@@ -257,7 +257,7 @@ class SpectralFeatures(
 
     def get_state(self) -> dict[str, Any]:
         """Return what `fit` has found, as numbers and arrays."""
-        mean, scale, components = self._projection
+        mean, scale, components, columns, of_one_length = self._projection
         state = {
             "mean": mean,
             "scale": float(scale),
@@ -269,11 +269,10 @@ class SpectralFeatures(
             "unit": float(self._unit),
             "n_neighbors": self._index.n_neighbors,
         }
-        if components is not None:
-            state["components"] = components
-        if self._index.cells is not None:
-            state["cells"] = self._index.cells.centers
-        return state
+        cells = None if self._index.cells is None else self._index.cells.centers
+        parts = {"components": components, "columns": columns, "cells": cells}
+        state |= {name: part for name, part in parts.items() if part is not None}
+        return state | {"of_one_length": True} if of_one_length else state
 
     def set_state(self, state: Mapping[str, Any]) -> Self:
         """Go back to what `get_state` returned; raise ValueError if it is no state."""
@@ -284,18 +283,23 @@ class SpectralFeatures(
         components = None if components is None else native(components)
         cells = state.get("cells")
         cells = None if cells is None else native(cells)
+        columns, of_one_length = state.get("columns"), state.get("of_one_length", False)
+        columns = None if columns is None else native(columns)
+        n_columns = len(mean) if columns is None else len(columns)
         arrays = [rows, vectors, mean, attraction, center]
         arrays += [array for array in (components, cells) if array is not None]
         dtype, n_samples, n_vectors = rows.dtype, len(rows), len(eigenvalues)
         scale, unit = dtype.type(state["scale"]), dtype.type(state["unit"])
-        width = len(mean) if components is None else len(components)
+        width = n_columns if components is None else len(components)
         if (
             dtype not in (np.float32, np.float64)
             or {array.dtype for array in arrays} != {dtype}
             or eigenvalues.dtype != np.float64
             or not all(np.isfinite(array).all() for array in [*arrays, eigenvalues])
             or mean.ndim != 1
-            or (components is not None and components.shape != (width, len(mean)))
+            or (components is not None and components.shape != (width, n_columns))
+            or (columns is not None and not _are_columns(columns, len(mean)))
+            or type(of_one_length) is not bool
             or rows.shape != (n_samples, width)
             or (cells is not None and cells.shape != (len(cells), width))
             or eigenvalues.shape != (n_vectors,)
@@ -310,7 +314,7 @@ class SpectralFeatures(
             or not 0 < n_neighbors < n_samples
         ):
             raise ValueError("the parts of the features do not fit together")
-        self._projection = Projection(mean, scale, components)
+        self._projection = Projection(mean, scale, components, columns, of_one_length)
         if cells is not None:
             cells = cells_around(cells, rows)
         self._index = Index(rows, n_neighbors, cells)
@@ -323,11 +327,18 @@ class SpectralFeatures(
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.input_tags.sparse = True
         return tags
 
     @property
     def _rows(self) -> NDArray:
         return self._index.rows
+
+    def _validate_rows(self, X: ArrayLike, **checks: Any) -> NDArray | csr_array:
+        X = validate_data(
+            self, X, accept_sparse="csr", dtype=[np.float64, np.float32], **checks
+        )
+        return canonical(X) if issparse(X) else X
 
     def _features_of(self, rows: NDArray, around: NDArray) -> NDArray:
         """Return the features of rows that were projected, and looked up."""
@@ -346,6 +357,18 @@ class SpectralFeatures(
             shape=(n, len(self._rows)),
         )
         return normalize(mean @ self._vectors)
+
+
+def _are_columns(columns: NDArray, n_features: int) -> bool:
+    """Whether they are numbers of features, ascending."""
+    return (
+        columns.dtype.kind == "i"
+        and columns.ndim == 1
+        and columns.size > 0
+        and columns[0] >= 0
+        and columns[-1] < n_features
+        and bool((np.diff(columns) > 0).all())
+    )
 
 
 def leading_eigenvectors(

@@ -96,8 +96,7 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
     n_neighbors : int or "auto", default="auto"
         Number of nearest neighbors, as that of :class:`CollisionClusterer`. "auto" is 0
         if all samples have labels, and `features` asks for none.
-    neighbors : {"auto", "exact", "approximate"}, sparse matrix or transformer, \
-default="auto"
+    neighbors : str, sparse matrix or transformer, default="auto"
         How they are found, as that of :class:`CollisionClusterer`.
     n_init : int or "auto", default="auto"
         Number of k-means starts beside the spread labels, or of random ones of a
@@ -271,7 +270,7 @@ default="auto"
             or a class without a row; if `transition` does not fit; or for the reasons
             of :meth:`CollisionClusterer.fit`.
         TypeError
-            If `X` is sparse.
+            If `X` is sparse, and the model is a network.
 
         Warns
         -----

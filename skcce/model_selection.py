@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score
@@ -23,6 +24,7 @@ from sklearn.utils.validation import _num_samples, check_array, check_is_fitted
 
 from skcce._autologging import inner_fits
 from skcce._labels import is_missing
+from skcce._neighbors import principal_projection
 from skcce._scaling import row_scale
 from skcce._threads import single_blas_thread
 
@@ -195,7 +197,8 @@ def probe_accuracy(
     if isinstance(estimator, Pipeline) and len(estimator) > 1:
         X = estimator[:-1].transform(X)
     if probe is None:
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        scaler = StandardScaler(with_mean=not issparse(X))
+        probe = make_pipeline(scaler, LogisticRegression(max_iter=1000))
     (X,) = indexable(X)
     folds = KFold(cv, shuffle=True, random_state=check_random_state(random_state))
     n_right = 0
@@ -333,11 +336,15 @@ def _features(estimator: BaseEstimator, X: ArrayLike) -> NDArray:
     if isinstance(estimator, Pipeline):
         X = estimator[:-1].transform(X) if len(estimator) > 1 else X
         estimator = estimator[-1]
-    X = check_array(X, dtype=[np.float64, np.float32], input_name="X")
+    X = check_array(
+        X, accept_sparse="csr", dtype=[np.float64, np.float32], input_name="X"
+    )
     features = getattr(estimator, "features_", None)
     if features is not None:
         with inner_fits():
             X = features.transform_rows(X)
+    if issparse(X):
+        X = principal_projection(X, np.random.RandomState(0))(X)
     rows = X.astype(np.float64)
     mean, scale = row_scale(rows)
     return (rows - mean) / scale

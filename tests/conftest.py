@@ -83,6 +83,12 @@ SOLVERS = [
     ("pgd", "forward"),
 ]
 
+# Checks of scikit-learn that a clusterer must fail; test_sparse.py runs them.
+SPARSE_CHECKS = {
+    f"check_estimator_sparse_{kind}": "predict_proba is taken for a classifier's"
+    for kind in ("array", "matrix")
+}
+
 
 def deterministic(max_examples):
     """Settings of hypothesis: the same examples in every run."""

@@ -355,7 +355,7 @@ def test_clone_and_refit_keep_to_the_callbacks(data):
 
 
 WITHOUT = """
-import sklearn.callback, sklearn.cluster, sklearn.metrics
+import sklearn.callback, sklearn.cluster, sklearn.metrics, sklearn.pipeline
 del sklearn.callback.CallbackSupportMixin
 import numpy as np
 from skcce import CollisionClusterer, _callbacks

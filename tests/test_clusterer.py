@@ -10,8 +10,8 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SPARSE_CHECKS
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.datasets import make_blobs
@@ -48,8 +48,11 @@ PAPER = CollisionClusterer(
 def why_it_must_fail(estimator):
     """k-means draws other rows to start from, as scikit-learn's own does."""
     if estimator.init == "random":
-        return {}
-    return {"check_sample_weight_equivalence_on_dense_data": "starts from k-means"}
+        return SPARSE_CHECKS
+    return SPARSE_CHECKS | {
+        f"check_sample_weight_equivalence_on_{kind}_data": "starts from k-means"
+        for kind in ("dense", "sparse")
+    }
 
 
 @parametrize_with_checks(
@@ -736,7 +739,6 @@ NAN = np.full((50, 2), np.nan)
         (np.empty((0, 2)), {}, "0 sample"),
         (np.ones(50), {}, "2D array"),
         (np.ones((3, 2)), {}, "n_clusters=4 must not be larger than n_samples=3"),
-        (csr_array(np.eye(50)), {}, "Sparse data"),
         (np.full((50, 2), "a"), {}, "could not convert string"),
         (None, {"n_clusters": 0}, "n_clusters"),
         (None, {"lam": 0}, "lam"),

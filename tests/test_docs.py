@@ -36,6 +36,8 @@ PAGES = {
     "docs/constraints.rst": (0, 13),
     "docs/training.rst": (1, 20),
     "docs/deep.rst": (3, 12),
+    "docs/export.rst": (0, 18),
+    "docs/scale.rst": (0, 15),
     "docs/methods.rst": (0, 6),
     "docs/contributing.rst": (1, 27),
 }

@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import os
@@ -1089,3 +1090,21 @@ def test_scale_measures_in_processes_of_so_many_threads():
 
     assert scale.apart(os.getenv, "OMP_NUM_THREADS", threads=2) == "2"
     assert scale.apart(os.getpid, threads=1) != os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.usefixtures("examples")
+def test_text_prints_a_row_for_every_method(tmp_path, monkeypatch, capsys, rng):
+    import text
+
+    rows = [
+        f"{' '.join(f'topic{k}word{i}' for i in rng.integers(100, size=8))},{k}"
+        for k in rng.integers(3, size=300)
+    ]
+    with gzip.open(tmp_path / "stackoverflow.csv.gz", "wt") as file:
+        file.write("\n".join(["text,y", *rows]))
+    run(text, monkeypatch, "--data", tmp_path, "--seeds", 1)
+    first, _, *table = capsys.readouterr().out.splitlines()
+    assert first.startswith("X: 300 x ")
+    assert [line[:24].strip() for line in table] == list(text.METHODS)
+    assert all(len(line[24:].split()) == 8 for line in table)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_images
+from conftest import SPARSE_CHECKS, tiny_images
 from numpy.testing import assert_allclose, assert_array_equal
 from persistence import SHORT_FITS, assert_same_fit, interrupt, linear_steps
 from sklearn.base import clone
@@ -100,9 +100,10 @@ def light(kind):
 
 def why_it_must_fail(estimator):
     if type(estimator) not in WITH_VIEWS:
-        return {}
-    return {
-        "check_sample_weight_equivalence_on_dense_data": "a copy is a neighbor, too"
+        return SPARSE_CHECKS
+    return SPARSE_CHECKS | {
+        f"check_sample_weight_equivalence_on_{kind}_data": "a copy is a neighbor, too"
+        for kind in ("dense", "sparse")
     }
 
 

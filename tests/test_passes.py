@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 
 from skcce import CollisionClassifier, CollisionClusterer
@@ -304,6 +305,20 @@ def test_with_neighbors_a_sample_is_drawn(rows):
     lazy = clusterer(**parameters).fit(X)
     assert_array_equal(lazy.labels_, clusterer(**parameters).fit(rows[0]).labels_)
     assert_array_equal(lazy.predict(X).compute(), lazy.labels_)
+    scores = lazy.score_samples(X)
+    assert isinstance(scores, da.Array)
+    assert_array_equal(scores.compute(), -lazy.outlier_scores_)
+    assert lazy.score(X) == lazy.score(rows[0])
+    assert len(lazy.extend(X).labels_) == 640
+
+
+def test_a_batch_of_dask_is_computed(rows):
+    lazy, stream = clusterer(), clusterer()
+    for first in (0, 320):
+        batch = rows[0][first : first + 320]
+        lazy.partial_fit(da.from_array(batch, chunks=(RUN, 3)))
+        stream.partial_fit(batch)
+    assert_array_equal(lazy.labels_, stream.labels_)
 
 
 def test_other_objectives_take_a_sample_of_dask(rows):
@@ -342,6 +357,14 @@ def test_diverged(rows, monkeypatch):
     with pytest.raises(ValueError, match="fitted with the weights of epoch 0"):
         fitted.fit(rows[0])
     assert_array_equal(fitted.labels_, fitted.predict(rows[0]))
+
+
+def test_steps_without_a_label_of_some_cluster(rows):
+    X = rows[0][np.argsort(rows[1], kind="stable")].astype(np.float32)
+    many = clusterer(max_samples=600).set_params(n_clusters=60)
+    with pytest.warns(ConvergenceWarning, match="Clusters in use"):
+        many.fit(da.from_array(X, chunks=(160, 3)))  # a step sees one of four blobs
+    assert np.isfinite(many.loss_curve_).all()
 
 
 def test_checkpoint_of_the_sample(rows, serial, tmp_path):
@@ -397,3 +420,19 @@ def test_integers(rows):
     lazy = clusterer().fit(da.from_array(X, chunks=(RUN, 3)))
     assert_same(lazy, clusterer().fit(X))
     assert lazy.coef_.dtype == np.float64
+
+
+@pytest.mark.slow
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "examples")
+    import scale_passes
+
+    monkeypatch.setattr(scale_passes, "SAMPLE", 400)
+    monkeypatch.setattr(scale_passes, "WORKERS", {"one": {}, "two": {"n_jobs": 2}})
+    options = ["--n-samples", "1200", "--n-passes", "1", "--folder", str(tmp_path)]
+    for what in ("workers", "disk"):
+        monkeypatch.setattr(sys, "argv", ["scale_passes.py", what, *options])
+        scale_passes.main()
+    printed = capsys.readouterr().out
+    assert printed.count("same bits: True") == 2
+    assert "1200 rows" in printed

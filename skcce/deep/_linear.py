@@ -22,8 +22,12 @@ class TorchLinearSoftmax(LinearSoftmax):
 
     Parameters
     ----------
-    learning_rate, alpha, optimizer
-        As those of :class:`skcce.LinearSoftmax`. With "lbfgs" the rows are copied to
+    learning_rate : float, default=0.1
+        First step size of the optimizer, as of :class:`skcce.LinearSoftmax`.
+    alpha : float, default=0.0
+        L2 penalty on the weights, not on the intercept.
+    optimizer : {"adam", "sgd", "lbfgs"}, default="adam"
+        As that of :class:`skcce.LinearSoftmax`. With "lbfgs" the rows are copied to
         the device once an epoch, and used for hundreds of products there.
     device : str or torch.device, default="auto"
         Where to compute. "auto" is the GPU ("cuda") if there is one, or else the CPU.
@@ -50,6 +54,7 @@ class TorchLinearSoftmax(LinearSoftmax):
     True
     """
 
+    takes_sparse = False
     _parameter_constraints: ClassVar[dict] = {
         **LinearSoftmax._parameter_constraints,
         "device": [str, torch.device],

@@ -204,9 +204,13 @@ class Collision(Objective):
             gradient = gradient.astype(logits.dtype, copy=False)
         return float(loss.sum(dtype=np.float64)), gradient, sums
 
-    def mean_value(self, loss_sum: float, sums: NDArray, total: float) -> float:
-        """Return the value of a batch from its sums; `total` is its weight."""
-        fair = fairness(sums[-1] / total, self._prior)
+    def mean_value(self, loss_sum: float, usage: RunningUsage, total: float) -> float:
+        """Return the value of a batch, whose weight is `total`, at these usages.
+
+        A small batch may have no label of a cluster at all: its own fairness would be
+        infinite.
+        """
+        fair = fairness(usage.mean[-1], self._prior)
         return float(loss_sum / total + self._lam * fair)
 
     def _solve(self, proba: NDArray, batch: Batch) -> NDArray:
@@ -310,8 +314,7 @@ class CollisionClusterer(SoftmaxClusterer):
         ``n_samples // (4 * n_clusters)``, and 0 for a network, whose augmented views
         take the place of neighbors. Neighbors that tell no more of clusters than those
         in a cloud without any are left out, too, if `n_clusters` is a number.
-    neighbors : {"auto", "exact", "approximate"}, sparse matrix or transformer, \
-default="auto"
+    neighbors : str, sparse matrix or transformer, default="auto"
         How the nearest neighbors are found. "exact" takes a time that grows with the
         square of the number of rows, "approximate" looks around the nearest centers of
         k-means; "auto" is exact for up to 100,000 rows. Or a graph of distances, sparse
@@ -342,8 +345,12 @@ default="auto"
         With neighbors, a fit to more rows looks at a random sample of so many: graph,
         tree, starts and training are those of the sample, and ``labels_`` are the
         predictions for all rows, with their neighbors in the sample. Rows in
-        `must_link` or `cannot_link` belong to it. Without neighbors, and for a network,
-        all rows take part. None always takes all.
+        `must_link` or `cannot_link` belong to it. Without neighbors, a linear model
+        goes on from there in passes over all rows, whose pseudo-labels balance over the
+        latest eighth of them; `max_iter` and `tol` count for the sample and for
+        the passes, and the curves are those of the passes. L-BFGS, the forward
+        divergence and a network take all rows at once, but of a dask array only the
+        sample. None always takes all.
     tol : float, default=1e-3
         Stop after 3 consecutive epochs in which at most this share of the samples
         changed cluster.
@@ -399,8 +406,8 @@ default="auto"
     intercept_ : ndarray of shape (n_units,)
         Intercepts of a linear model.
     loss_ : float
-        The loss above, in nats, of the trained model on the training data, with the
-        last value of `lam`.
+        The loss above, in nats, of the trained model on the training data, or on the
+        sample of them, with the last value of `lam`.
     loss_curve_ : list of float
         Loss in each epoch, the mean over its batches, with its value of `lam`: each
         batch counts the fairness of its own labels, and the weighted loss of its views.
@@ -435,8 +442,13 @@ default="auto"
     that touch and are known to be about equally large, "learn" for thin bands, such as
     two moons.
 
-    Unlike KMeans, ``transform`` returns probabilities, not distances. Sparse data are
-    not supported.
+    Unlike KMeans, ``transform`` returns probabilities, not distances.
+
+    Sparse rows, such as those of tf-idf, stay sparse: neighbors are found between their
+    128 leading components, found in a sample of 4096 rows, and a model of the rows as
+    they are centers them in its products only. Where all rows have the same length and
+    the components hold less than half of their variance, dense or not, the projected
+    rows are brought to one length again.
 
     ``fit`` needs the memory of a few arrays of n_samples x n_clusters, or x 100 for the
     tree, of two of n_samples x min(n_features, 128), and of the neighbor graph, about 3

@@ -1018,6 +1018,88 @@ def test_drawn_pairs_are_of_one_class_and_of_two(rng):
     assert (y[two[:, 0]] != y[two[:, 1]]).all()
 
 
+@pytest.fixture
+def scale(examples, monkeypatch):
+    """Return the module; it measures in this process."""
+    import scale
+
+    def here(function, *arguments, threads):
+        return scale.quietly(function, *arguments)
+
+    monkeypatch.setattr(scale, "apart", here)
+    return scale
+
+
+@pytest.fixture
+def scale_folder(tmp_path, digits):
+    X, y = digits
+    embeddings = (X[:300] / np.linalg.norm(X[:300], axis=1, keepdims=True)).astype("f4")
+    np.savez(tmp_path / "stackoverflow_minilm.npz", X=embeddings, y=y[:300])
+    images = np.kron(X.reshape(-1, 8, 8), np.ones((3, 3))).astype(np.uint8)
+    parts = {"X_train": images[300:900], "X_test": images[:300]}
+    np.savez(tmp_path / "mnist.npz", **parts, y_train=y[300:900], y_test=y[:300])
+    return tmp_path
+
+
+def test_scale_prints_recall_of_searches(scale, monkeypatch, capsys):
+    names = ["scikit-learn, brute", "skcce, exact", "skcce, approximate", "pynndescent"]
+    monkeypatch.setitem(scale.SEARCHES, "pynndescent", ("missing", missing))
+    small = ["--rows", 900, "--probes", 50, "--check", 300, "--methods", *names]
+    run(scale, monkeypatch, "neighbors", *small)
+    printed = capsys.readouterr().out
+    rows = re.findall(r"^(s\S+, \w+) +([01]\.\d+) .* (\w+) +(\w+)$", printed, re.M)
+    assert [row[0] for row in rows] == 2 * names[:3]
+    assert {row[1] for row in rows} == {"1.000"}  # so few rows are in few cells
+    assert {row[2:] for row in rows} == {("yes", "yes")}
+    assert printed.count("ModuleNotFoundError: ") == 2
+
+
+def missing(*arguments):
+    raise ModuleNotFoundError("No module named 'missing'")
+
+
+def test_scale_prints_growth_of_fits(scale, scale_folder, monkeypatch, capsys):
+    small = ["--sizes", 200, 400, "--clusters", 4]
+    for data in ([], ["--data", scale_folder]):
+        run(scale, monkeypatch, "fit", *small, *data)
+        printed = capsys.readouterr().out
+        assert printed.count("\nCollisionClusterer  ") == 2
+        assert printed.count("to the power of") == 2
+
+
+def test_scale_compares_small_fits_and_streams(
+    scale, scale_folder, monkeypatch, capsys
+):
+    options = ["--data", scale_folder, "--seeds", 2]
+    names = ["MiniBatchKMeans", "CollisionClusterer"]
+    run(scale, monkeypatch, "small", *options, "--methods", *names)
+    assert capsys.readouterr().out.count(" ± ") == 2
+    run(scale, monkeypatch, "stream", *options, "--passes", 1, 2)
+    printed = capsys.readouterr().out
+    for name in names:
+        for part in ("fit", "1 pass", "2 passes"):
+            assert printed.count(f"{name}, {part} ") == 2
+
+
+def test_scale_prints_rates_of_predictions(scale, monkeypatch, capsys):
+    run(scale, monkeypatch, "predict", "--rows", 300, "--train", 200, "--clusters", 3)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[0] for row in rows] == [
+        "KMeans",
+        "features=None",
+        "features='spectral'",
+    ]
+    assert all(float(row[1]) > 0 for row in rows)
+
+
+@pytest.mark.usefixtures("examples")
+def test_scale_measures_in_processes_of_so_many_threads():
+    import scale
+
+    assert scale.apart(os.getenv, "OMP_NUM_THREADS", threads=2) == "2"
+    assert scale.apart(os.getpid, threads=1) != os.getpid()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.usefixtures("examples")
 def test_text_prints_a_row_for_every_method(tmp_path, monkeypatch, capsys, rng):

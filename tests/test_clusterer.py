@@ -234,6 +234,7 @@ def settings_of(**settings):
         "shares": "given",
         "n_fine": 0,
         "n_neighbors": 0,
+        "neighbors": "exact",
         "doubts_neighbors": False,
         "features": None,
         "view_source": None,

@@ -20,8 +20,11 @@ demo: .venv/for-demo
 quick: lint
 	$(BIN)/python -m pytest $(WORKERS) --quiet -m "not slow"
 
+# Coverage takes as long as the tests: the slow ones do without, and come first, as they
+# compile the kernels, which would take twice as long as well.
 test: lint
-	$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=term
+	$(BIN)/python -m pytest $(WORKERS) -m slow
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" --cov --cov-report=term
 
 lint: .venv/for-test
 	$(BIN)/ruff check .

@@ -75,6 +75,17 @@ def pytest_unconfigure(config):
     faulthandler.dump_traceback_later(timeout(config), exit=True)
 
 
+def pytest_collection_modifyitems(items):
+    """Leave out of coverage, which doubles their time, the tests by many examples.
+
+    These are scikit-learn's checks and those of hypothesis.
+    """
+    for item in items:
+        function = getattr(item, "function", None)
+        if "check" in item.fixturenames or hasattr(function, "hypothesis"):
+            item.add_marker("no_cover")
+
+
 # Which solver of the pseudo-labels takes which divergence.
 SOLVERS = [
     ("interior-point", "reverse"),

@@ -18,6 +18,7 @@ from skcce._pseudo_labels.accelerated_em import (
 from skcce._pseudo_labels.em import prepare_em
 from skcce._pseudo_labels.objective import pose
 from skcce._pseudo_labels.solve import certify
+from skcce._threads import single_blas_thread
 
 both_divergences = pytest.mark.parametrize("divergence", ["reverse", "forward"])
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -49,7 +50,7 @@ def run(proba, **kwargs):
 @both_divergences
 @both_dtypes
 @plain_or_not
-@deterministic(60)
+@deterministic(40)
 @given(
     seed=st.integers(0, 10**6),
     n_samples=st.sampled_from([1, 2, 7, 60, 700]),
@@ -90,13 +91,14 @@ def test_loss_never_rises(
     go = prepare_accelerated_em(problem, labels, accelerate=accelerate)
     loss, _ = certify(problem, labels)
     eps = np.finfo(dtype).eps
-    for _ in range(25):
-        price = go(1)
-        last_loss, (loss, gap) = loss, certify(problem, labels, price)
-        assert loss <= last_loss + 30 * eps * (1 + lam + abs(last_loss))
-        assert gap >= 0
-        assert labels.min() >= 0
-        assert_allclose(labels.sum(axis=1, dtype=float), 1, atol=40 * eps)
+    with single_blas_thread():  # or each iteration starts a thread of its own
+        for _ in range(25):
+            price = go(1)
+            last_loss, (loss, gap) = loss, certify(problem, labels, price)
+            assert loss <= last_loss + 30 * eps * (1 + lam + abs(last_loss))
+            assert gap >= 0
+            assert labels.min() >= 0
+            assert_allclose(labels.sum(axis=1, dtype=float), 1, atol=40 * eps)
 
 
 # ------------------------------------------------------------------------ the optimum

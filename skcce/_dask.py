@@ -87,7 +87,8 @@ def _call(function: Callable, first: NDArray, chunks: list, *others: Any) -> Any
             )
     with single_blas_thread():
         rows = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-        return function(np.ascontiguousarray(rows), *others)
+        # What came over a network may begin anywhere in memory, and sums depend on it.
+        return function(np.array(rows, order="C"), *others)
 
 
 def predicted(estimator: Any, method: str, X: Any) -> Any:

@@ -15,7 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 from skcce import CollisionClusterer
 from skcce._linear import LinearSoftmax
 from skcce._neighbors import (
-    neighbor_index,
+    index_of,
     random_walk,
     search,
     without_itself,
@@ -33,7 +33,7 @@ from skcce._tree import (
 
 
 def neighbors_of(X, n_neighbors=10):
-    return without_itself(*search(neighbor_index(X, n_neighbors), X))
+    return without_itself(*search(index_of(X, n_neighbors, "exact"), X))
 
 
 def cells(X, n_cells, rng):

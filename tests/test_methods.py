@@ -513,7 +513,7 @@ def test_a_network_of_rows(blobs, kind):
 
 @pytest.mark.parametrize("kind", WITH_VIEWS)
 def test_views_of_rows_come_from_as_many_neighbors_as_a_linear_model_has(blobs, kind):
-    data = TrainingData(blobs[0])
+    data = TrainingData(blobs[0], given=blobs[0])
     numbers = {
         resolve(kind(4), model, OF[kind][0](), data).n_neighbors
         for model in (LinearSoftmax(), deep(nn.Identity))

@@ -94,10 +94,9 @@ class IICClusterer(ObjectiveClusterer, objective=InvariantInformation):
         Number of clusters, as that of :class:`skcce.CollisionClusterer`.
     gamma : float, default=1.0
         Values above 1 ask for more equal clusters.
-    model, features, n_neighbors, neighbors, init, n_init, max_iter, batch_size, \
-max_samples, tol
+    model, features, n_neighbors, neighbors, init, n_init, max_iter, batch_size
         As those of :class:`skcce.CollisionClusterer`.
-    contamination, checkpoint, random_state, verbose
+    max_samples, tol, contamination, checkpoint, random_state, verbose
         As those of :class:`skcce.CollisionClusterer`.
 
     Attributes

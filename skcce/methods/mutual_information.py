@@ -126,10 +126,9 @@ class MIGDClusterer(ObjectiveClusterer, objective=MutualInformation):
         means equal ones.
     view_weight : float, default=1.0
         Weight of all views of a sample, relative to that of the sample itself.
-    model, features, n_neighbors, neighbors, init, n_init, max_iter, batch_size, \
-max_samples, tol
+    model, features, n_neighbors, neighbors, init, n_init, max_iter, batch_size
         As those of :class:`skcce.CollisionClusterer`.
-    contamination, checkpoint, random_state, verbose
+    max_samples, tol, contamination, checkpoint, random_state, verbose
         As those of :class:`skcce.CollisionClusterer`.
 
     Attributes

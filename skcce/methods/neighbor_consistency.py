@@ -153,10 +153,9 @@ class SCANClusterer(ObjectiveClusterer, objective=NeighborConsistency):
         Fraction of the epochs, at the end, in which certain predictions become labels.
     threshold : float, default=0.99
         A prediction counts as certain from this probability on.
-    model, features, n_neighbors, neighbors, init, n_init, max_iter, batch_size, \
-max_samples, tol
+    model, features, n_neighbors, neighbors, init, n_init, max_iter, batch_size
         As those of :class:`skcce.CollisionClusterer`.
-    contamination, checkpoint, random_state, verbose
+    max_samples, tol, contamination, checkpoint, random_state, verbose
         As those of :class:`skcce.CollisionClusterer`.
 
     Attributes

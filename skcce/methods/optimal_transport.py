@@ -139,10 +139,9 @@ class SeLaClusterer(ObjectiveClusterer, objective=OptimalTransport):
         steps: it moves on fast from the predictions in the queue.
     view_weight : float, default=1.0
         Weight of all views of a sample, relative to that of the sample itself.
-    model, features, n_neighbors, neighbors, init, n_init, max_iter, batch_size, \
-max_samples, tol
+    model, features, n_neighbors, neighbors, init, n_init, max_iter, batch_size
         As those of :class:`skcce.CollisionClusterer`.
-    contamination, checkpoint, random_state, verbose
+    max_samples, tol, contamination, checkpoint, random_state, verbose
         As those of :class:`skcce.CollisionClusterer`.
 
     Attributes

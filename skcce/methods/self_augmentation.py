@@ -115,10 +115,9 @@ class IMSATClusterer(ObjectiveClusterer, objective=SelfAugmentation):
     view_distance : float, default=0.25
         How far an adversarial view is from its sample, relative to the mean distance of
         the sample to its neighbors.
-    model, features, n_neighbors, neighbors, init, n_init, max_iter, batch_size, \
-max_samples, tol
+    model, features, n_neighbors, neighbors, init, n_init, max_iter, batch_size
         As those of :class:`skcce.CollisionClusterer`.
-    contamination, checkpoint, random_state, verbose
+    max_samples, tol, contamination, checkpoint, random_state, verbose
         As those of :class:`skcce.CollisionClusterer`.
 
     Attributes

@@ -20,6 +20,7 @@ from sklearn.base import (
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skcce._autologging import inner_fits
@@ -49,6 +50,16 @@ from skcce._weights import check_weights
 __all__ = ["SoftmaxClusterer"]
 
 _MAX_SEED = np.iinfo(np.int32).max
+
+
+def _takes_streams(estimator: "SoftmaxClusterer") -> bool:
+    """Whether the model takes rows of given features; a network may take images."""
+    if estimator.model is not None and estimator.model.learns_features:
+        raise AttributeError(
+            f"partial_fit needs a model of given features, got model="
+            f"{estimator.model!r}. Turn images into features first, or use fit."
+        )
+    return True
 
 
 class SoftmaxClusterer(
@@ -201,6 +212,7 @@ feature_names_in_
             )
         return self._fit(X, y, model, data, self._new_objective(model))
 
+    @available_if(_takes_streams)
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
         """Learn from a batch of a stream.
 
@@ -233,8 +245,8 @@ feature_names_in_
             that are not finite; if the first batch has too few rows; or if a parameter
             is out of its range, or refers to rows by their number. The estimator stays
             as it was.
-        TypeError
-            If the model takes images: a network.
+        AttributeError
+            If the model is a network.
 
         Notes
         -----
@@ -243,7 +255,7 @@ feature_names_in_
         """
         self._validate_params()
         model = LinearSoftmax() if self.model is None else self.model
-        check_stream(self, model)
+        check_stream(self)
         is_first = not hasattr(self, "model_")
         X = X.compute() if is_dask(X) else X
         if issparse(X):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skcce._blocks import N_GROUPS, map_blocks
+from skcce import _blocks
 from skcce._threads import single_blas_thread
 
 _AT_ONCE = 64  # blocks, of which the results are held
@@ -43,7 +43,7 @@ def opened(estimator: Any, X: Any, *, reset: bool) -> Any:
     X = X.rechunk({1: -1})
     if reset:
         X = X.rechunk({0: _short(X.chunks[0])})
-        for _ in map_blocks(len, X):
+        for _ in _blocks.map_blocks(len, X):
             pass  # a fit is not begun with rows that are not finite
     validate_data(estimator, shape, reset=reset, skip_check_array=True)
     return X
@@ -51,7 +51,7 @@ def opened(estimator: Any, X: Any, *, reset: bool) -> Any:
 
 def _short(chunks: tuple[int, ...]) -> tuple[int, ...]:
     """Cut chunks that are larger than the rows of a step."""
-    longest = max(1, sum(chunks) // N_GROUPS)
+    longest = max(1, sum(chunks) // _blocks.N_GROUPS)
     parts = [np.array_split(np.arange(n), -(-n // longest)) for n in chunks if n]
     return tuple(len(part) for some in parts for part in some)
 

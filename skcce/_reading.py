@@ -27,7 +27,9 @@ def read_ahead(
     An exception of `function` is raised where its result would be due. If the caller
     stops early, what has not begun is never run. Each thread begins with `initializer`.
     """
-    executor = ThreadPoolExecutor(n_threads, initializer=initializer)
+    executor = ThreadPoolExecutor(
+        n_threads, thread_name_prefix="skcce-reading", initializer=initializer
+    )
     try:
         waiting = deque()
         for item in items:

@@ -103,13 +103,8 @@ def renumbered(model: SoftmaxModel, numbers: NDArray) -> SoftmaxModel:
     return model.units(np.argsort(numbers))
 
 
-def check_stream(estimator: BaseEstimator, model: SoftmaxModel) -> None:
+def check_stream(estimator: BaseEstimator) -> None:
     """Raise an error if an estimator with these parameters takes no streams."""
-    if model.learns_features:
-        raise TypeError(
-            f"partial_fit needs a model of given features, got model={model!r}. Turn "
-            "images into features first, or use fit."
-        )
     for name in ("must_link", "cannot_link", "init", "neighbors", "checkpoint"):
         value = getattr(estimator, name, None)
         if name == "checkpoint" or name.endswith("link"):

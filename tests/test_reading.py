@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("offline")
 
 
 def is_reading(thread):
-    return thread.name.startswith("ThreadPoolExecutor")
+    return thread.name.startswith("skcce-reading")
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])

@@ -423,7 +423,7 @@ def test_parameters_that_refer_to_rows(groups, parameters):
 
 
 def test_a_network_takes_no_stream(groups):
-    with pytest.raises(TypeError, match="model of given features"):
+    with pytest.raises(AttributeError, match="partial_fit"):
         make(model=DeepSoftmax(None)).partial_fit(groups[0])
 
 

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 
 from skcce._kernel import kernel
-from skcce._threads import count_openmp_threads, openmp_threads
+from skcce._threads import count_openmp_threads, in_threads, openmp_threads
 
 # Products of this many queries with this many rows at a time stay in a cache.
 _QUERIES, _ROWS = 256, 4096
@@ -81,7 +80,7 @@ def exact_neighbors(
             )
         return distances.astype(rows.dtype), numbers
 
-    return _stack(_in_threads(find, gen_batches(len(queries), _QUERIES), on_rows))
+    return _find_all(find, gen_batches(len(queries), _QUERIES), on_rows)
 
 
 def approximate_neighbors(
@@ -118,7 +117,7 @@ def approximate_neighbors(
             distances[few], numbers[few] = exact_neighbors(some[few], rows, n_neighbors)
         return distances.astype(rows.dtype), numbers
 
-    return _stack(_in_threads(find, gen_batches(len(queries), _MANY), on_rows))
+    return _find_all(find, gen_batches(len(queries), _MANY), on_rows)
 
 
 def find_cells(rows: NDArray) -> Cells:
@@ -338,19 +337,15 @@ def _distance(query, row):
     return np.sqrt(total)
 
 
-def _in_threads(
-    function: Callable, parts: Iterable, on_rows: Callable[[int], Any]
-) -> Iterator:
-    """Yield what a function returns for each part, in their order."""
-    with ThreadPoolExecutor(count_openmp_threads()) as pool:
-        try:
-            for result in pool.map(function, parts):
-                on_rows(len(result[0]))
-                yield result
-        finally:  # Ctrl-C
-            pool.shutdown(cancel_futures=True)
-
-
-def _stack(parts: Iterable[tuple[NDArray, NDArray]]) -> tuple[NDArray, NDArray]:
+def _find_all(
+    find: Callable[[slice], tuple[NDArray, NDArray]],
+    blocks: Iterable[slice],
+    on_rows: Callable[[int], Any],
+) -> tuple[NDArray, NDArray]:
+    """Return distances and numbers of all blocks of queries, found in threads."""
+    parts, n_threads = [], count_openmp_threads()
+    for part in in_threads(find, blocks, n_threads, n_threads):
+        parts.append(part)
+        on_rows(len(part[0]))
     distances, numbers = zip(*parts, strict=True)
     return np.concatenate(distances), np.concatenate(numbers)

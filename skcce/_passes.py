@@ -40,11 +40,17 @@ def goes_in_passes(
 ) -> bool:
     """Whether a model can be trained on all rows, after a fit to a sample of them."""
     knows_more = data.graph, data.links, data.target
+    return learns_from_sums(model, objective) and all(
+        part is None for part in knows_more
+    )
+
+
+def learns_from_sums(model: SoftmaxModel, objective: Objective) -> bool:
+    """Whether all that a step of the model needs are sums over its rows."""
     return (
         objective.is_additive
         and isinstance(model, LinearSoftmax)
         and not model.needs_all_samples
-        and all(part is None for part in knows_more)
     )
 
 
@@ -87,7 +93,7 @@ def train_in_passes(
             weights = [None] * len(blocks)
             if weight is not None:
                 weights = [weight[rows_of(ends, block)] for block in blocks]
-            function = partial(_sums, model.frozen(), objective, usage)
+            function = partial(summed, model.frozen(), objective, usage)
             parts = visit(function, blocks, weights)
             for block, some, (labels, *sums) in zip(
                 blocks, weights, parts, strict=True
@@ -124,12 +130,12 @@ def train_in_passes(
     return state
 
 
-def _sums(
+def summed(
     model: LinearSoftmax,
     objective: Objective,
     usage: RunningUsage,
     X: NDArray,
-    weight: NDArray | None,
+    weight: NDArray | None = None,
 ) -> tuple:
     """Return the clusters of a block, and what it adds to a step: `at_usages`, weight.
 

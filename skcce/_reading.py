@@ -1,11 +1,10 @@
-"""Work done in threads, in order, while the caller uses what came before."""
+"""Images that are read in threads, while the caller uses what came before."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from skcce._images import why_unread
+from skcce._threads import in_threads
 
 # Pillow and torch work without Python's lock, so threads are enough, and need neither
 # copies between processes nor a guarded __main__.
@@ -13,33 +12,6 @@ from skcce._images import why_unread
 # Looking at a file from outside takes less time than handing it to a thread, so that
 # threads get blocks of files; this many blocks are read ahead.
 _BLOCK, _BLOCKS_AHEAD = 16, 64
-
-
-def read_ahead(
-    function: Callable[[Any], Any],
-    items: Iterable,
-    n_threads: int,
-    n_ahead: int,
-    initializer: Callable[[], None] | None = None,
-) -> Iterator[Any]:
-    """Yield ``function(item)`` for each item, with at most `n_ahead` results waiting.
-
-    An exception of `function` is raised where its result would be due. If the caller
-    stops early, what has not begun is never run. Each thread begins with `initializer`.
-    """
-    executor = ThreadPoolExecutor(
-        n_threads, thread_name_prefix="skcce-reading", initializer=initializer
-    )
-    try:
-        waiting = deque()
-        for item in items:
-            waiting.append(executor.submit(function, item))
-            if len(waiting) > n_ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def attempt(function: Callable, images: Sequence, row: int) -> tuple[Any, str]:
@@ -65,7 +37,7 @@ def read_each(
     Note in `bad` those of which it can make nothing, and `report` how many are done.
     """
     blocks = [rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)]
-    outcomes = read_ahead(
+    outcomes = in_threads(
         lambda block: [attempt(function, images, i) for i in block],
         blocks,
         n_threads,

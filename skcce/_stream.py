@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator
 from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._objective import Epoch, Objective
+from skcce._passes import learns_from_sums, summed
 from skcce._pseudo_labels import RunningUsage, updated
 
 _GROWTH = 1.5
@@ -32,7 +33,6 @@ class Stream:
 
     rows : (n_rows or more, n_features).
     random_state : decides which rows stay, and seeds the fits.
-    n_rows : number of rows in the sample.
     n_seen, n_fitted : rows that came by, up to now, and up to the last fit.
     digests : those of the rows in the sample.
     usage : how much of the data each cluster has, where steps are taken.
@@ -40,7 +40,6 @@ class Stream:
 
     rows: NDArray
     random_state: np.random.RandomState
-    n_rows: int = 0
     n_seen: int = 0
     n_fitted: int = 0
     digests: set[bytes] = field(default_factory=set)
@@ -54,6 +53,10 @@ class Stream:
     def is_due_with(self, n_more: int) -> bool:
         """Whether it is time for another fit after some more rows."""
         return self.n_seen + n_more >= _GROWTH * self.n_fitted
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.digests)
 
     @property
     def sample(self) -> NDArray:
@@ -78,7 +81,6 @@ class Stream:
                 self.rows = np.concatenate([self.rows, np.empty_like(self.rows)])
             self.rows[place] = row
             self.digests.add(_digest(row))
-            self.n_rows = max(self.n_rows, place + 1)
 
 
 def _digest(row: NDArray) -> bytes:
@@ -120,12 +122,7 @@ def check_stream(estimator: BaseEstimator) -> None:
 
 def can_step(model: SoftmaxModel, objective: Objective) -> bool:
     """Whether a model can learn from a batch alone."""
-    return (
-        objective.is_additive
-        and isinstance(model, LinearSoftmax)
-        and model.groups_ is None
-        and not model.needs_all_samples
-    )
+    return learns_from_sums(model, objective) and model.groups_ is None
 
 
 def begin_steps(objective: Objective, logits: NDArray) -> RunningUsage:
@@ -139,14 +136,7 @@ def step(
     model: LinearSoftmax, objective: Objective, usage: RunningUsage, X: NDArray
 ) -> RunningUsage:
     """Train a model with a batch, in place, and return the usages with it."""
-    found = []
-
-    def evaluate(logits):
-        loss, gradient, sums = objective.at_usages(logits, usage)
-        found.append(sums)
-        return loss, gradient
-
     objective.begin_epoch(Epoch(np.empty((0, usage.mean.shape[1])), progress=1.0))
-    _, gradient = model.gradient(X, evaluate)
-    model.update([part / len(X) for part in gradient], _PROGRESS)
-    return updated(usage, found[0], len(X))
+    _, _, *gradient, label_sums, size = summed(model, objective, usage, X)
+    model.update([part / size for part in gradient], _PROGRESS)
+    return updated(usage, label_sums, size)

@@ -1,11 +1,14 @@
 """The threads of a computation: those of BLAS and of OpenMP, and our own."""
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from multiprocessing import current_process
 from threading import Event, Lock, Thread
+from typing import Any
 
 from joblib import effective_n_jobs, parallel_config
 from threadpoolctl import OpenBLASController, ThreadpoolController
@@ -111,3 +114,30 @@ def count_threads(n_jobs: int | None) -> int:
     # The worker of a pool may have no processes of its own, but it may have threads.
     with parallel_config(backend="threading"):
         return effective_n_jobs(n_jobs)
+
+
+def in_threads(
+    function: Callable[[Any], Any],
+    items: Iterable,
+    n_threads: int,
+    n_ahead: int,
+    initializer: Callable[[], None] | None = None,
+) -> Iterator[Any]:
+    """Yield ``function(item)`` for each item, with at most `n_ahead` results waiting.
+
+    An exception of `function` is raised where its result would be due. If the caller
+    stops early, what has not begun is never run. Each thread begins with `initializer`.
+    """
+    executor = ThreadPoolExecutor(
+        n_threads, thread_name_prefix="skcce-worker", initializer=initializer
+    )
+    try:
+        waiting = deque()
+        for item in items:
+            waiting.append(executor.submit(function, item))
+            if len(waiting) > n_ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)

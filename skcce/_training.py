@@ -101,16 +101,11 @@ def train(
     objective: Objective,
     plan: Plan,
     state: TrainingState,
-    *,
-    verbose: int = 0,
-    title: str = "",
-    begin_epoch: Callable[[], None] = lambda: None,
-    end_epoch: Callable[[TrainingState], bool] = lambda state: False,
+    **options: Any,
 ) -> None:
     """Train `model` and `state` in place, until the plan is fulfilled.
 
-    A true result of `end_epoch` stops it; so does Ctrl-C, and a loss that is not
-    finite, after which the model is what it was at the end of the last epoch.
+    The options are those of `run_epochs`.
     """
 
     def visit(on_samples):
@@ -122,18 +117,7 @@ def train(
         finite_logits(model, data.X[:_N_LOOKED_AT])
         return loss, data.mean(before != after), shares
 
-    run_epochs(
-        visit,
-        model,
-        objective,
-        data.n_samples,
-        plan,
-        state,
-        verbose=verbose,
-        title=title,
-        begin_epoch=begin_epoch,
-        end_epoch=end_epoch,
-    )
+    run_epochs(visit, model, objective, data.n_samples, plan, state, **options)
 
 
 def run_epochs(
@@ -149,7 +133,10 @@ def run_epochs(
     begin_epoch: Callable[[], None] = lambda: None,
     end_epoch: Callable[[TrainingState], bool] = lambda state: False,
 ) -> None:
-    """Call `visit` for every epoch, until the plan is fulfilled, as `train` does.
+    """Call `visit` for every epoch, until the plan is fulfilled.
+
+    A true result of `end_epoch` stops it; so does Ctrl-C, and a loss that is not
+    finite, after which the model is what it was at the end of the last epoch.
 
     visit : trains for an epoch, and tells how many samples it has just seen; returns
         the loss, the part of the samples that changed cluster, and the clusters' shares

@@ -8,15 +8,15 @@ from feature_helpers import (
     Tiny,
 )
 
-from skcce import _reading
-from skcce._reading import read_ahead
+from skcce import _threads
+from skcce._threads import in_threads
 from skcce.features import ImageFeatures
 
 pytestmark = pytest.mark.usefixtures("offline")
 
 
 def is_reading(thread):
-    return thread.name.startswith("skcce-reading")
+    return thread.name.startswith("skcce-worker")
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
@@ -29,9 +29,9 @@ def test_results_are_in_order(n_threads, n_ahead):
             barrier.wait(timeout=30)
         return i * i
 
-    results = read_ahead(square, iter(range(40)), n_threads, n_ahead)
+    results = in_threads(square, iter(range(40)), n_threads, n_ahead)
     assert list(results) == [i * i for i in range(40)]
-    assert list(read_ahead(square, [], n_threads, n_ahead)) == []
+    assert list(in_threads(square, [], n_threads, n_ahead)) == []
     assert not any(map(is_reading, threading.enumerate()))
 
 
@@ -45,7 +45,7 @@ def test_at_most_so_many_results_wait():
         return i
 
     n_ahead = 3
-    results = read_ahead(note, range(30), n_threads=4, n_ahead=n_ahead)
+    results = in_threads(note, range(30), n_threads=4, n_ahead=n_ahead)
     assert begun == []
     for i, result in enumerate(results):
         assert result == i
@@ -58,7 +58,7 @@ def test_an_error_arrives_in_its_place():
     def invert(i):
         return 1 / (i - 3)
 
-    results = read_ahead(invert, range(9), n_threads=2, n_ahead=5)
+    results = in_threads(invert, range(9), n_threads=2, n_ahead=5)
     assert [next(results) for _ in range(3)] == [1 / (i - 3) for i in range(3)]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -69,7 +69,7 @@ def test_an_error_arrives_in_its_place():
 def test_who_stops_early_has_nothing_more_run(monkeypatch):
     begun, second, cancelled = [], threading.Event(), threading.Event()
 
-    class Executor(_reading.ThreadPoolExecutor):
+    class Executor(_threads.ThreadPoolExecutor):
         def shutdown(self, **options):
             super().shutdown(**(options | {"wait": False}))
             cancelled.set()
@@ -82,8 +82,8 @@ def test_who_stops_early_has_nothing_more_run(monkeypatch):
             cancelled.wait(timeout=30)
         return i
 
-    monkeypatch.setattr(_reading, "ThreadPoolExecutor", Executor)
-    results = read_ahead(wait, range(50), n_threads=1, n_ahead=20)
+    monkeypatch.setattr(_threads, "ThreadPoolExecutor", Executor)
+    results = in_threads(wait, range(50), n_threads=1, n_ahead=20)
     assert next(results) == 0
     assert second.wait(timeout=30)
     results.close()

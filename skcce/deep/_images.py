@@ -21,8 +21,8 @@ from skcce._images import (
     why_unread,
     with_channels,
 )
-from skcce._reading import bad_images, read_ahead, read_each
-from skcce._threads import count_threads
+from skcce._reading import bad_images, read_each
+from skcce._threads import count_threads, in_threads
 
 _BLOCK = 1024  # images at a time, where all are looked at
 
@@ -136,7 +136,7 @@ def _read_items(
     """Read a batch of images of one dtype and shape; files in threads."""
     rows = range(len(items))[rows] if isinstance(rows, slice) else rows.tolist()
     read = partial(_read_item, items, channels)
-    images = read_ahead(read, rows, n_threads, len(rows)) if n_threads else None
+    images = in_threads(read, rows, n_threads, len(rows)) if n_threads else None
     images = list(images or map(read, rows))
     for row, image in zip(rows, images, strict=True):
         if (own := f"{image.dtype} of {image.shape}") != kind:

@@ -34,8 +34,8 @@ from skcce._images import (
     size_of,
 )
 from skcce._progress import progress_bar
-from skcce._reading import attempt, bad_images, read_ahead, read_each
-from skcce._threads import count_threads
+from skcce._reading import attempt, bad_images, read_each
+from skcce._threads import count_threads, in_threads
 from skcce.deep._description import describe
 from skcce.deep._torch_state import resolve_device, single_threads
 from skcce.features._cache import FeatureCache
@@ -388,7 +388,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         with self._bar("features", len(rows)) as bar, single_threads() as limit:
             parts = gen_batches(len(rows), size)
             batch = {}
-            for done, failed in read_ahead(work, parts, n_threads, n_threads, limit):
+            for done, failed in in_threads(work, parts, n_threads, n_threads, limit):
                 bad |= failed
                 if self.on_error == "raise":
                     self._report(bad, len(images))

@@ -30,7 +30,7 @@ from skcce import CollisionClusterer
 from skcce._blocks import cut, in_groups
 from skcce._data import TrainingData
 from skcce._objective import Epoch
-from skcce._passes import _sums, train_in_passes
+from skcce._passes import summed, train_in_passes
 from skcce._training import epochs
 from skcce.methods import Collision
 
@@ -107,9 +107,9 @@ def exchanged(model, X, sample, n_clusters):
     usage = objective.usages(proba, 1.0)
     ends = cut(X)
     group = in_groups(ends, np.random.RandomState(0))[0]
-    sent = len(pickle.dumps((_sums, model.frozen(), objective, usage)))
+    sent = len(pickle.dumps((summed, model.frozen(), objective, usage)))
     n_rows = sum(ends[block + 1].sum() - ends[block].sum() for block in group)
-    parts = _sums(model, objective, usage, sample.X, None)
+    parts = summed(model, objective, usage, sample.X, None)
     got = sum(np.asarray(part).nbytes for part in parts[1:])
     print(
         f"a step: {n_rows} rows in {len(group)} blocks; for each block, {sent} bytes "

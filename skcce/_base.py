@@ -27,7 +27,12 @@ from skcce._autologging import inner_fits
 from skcce._blocks import is_dask
 from skcce._callbacks import with_callbacks
 from skcce._discovery import check_extension, extension
-from skcce._estimator import STREAMED, SoftmaxEstimator, predict_block
+from skcce._estimator import (
+    STREAMED,
+    SoftmaxEstimator,
+    lazy_for_dask,
+    predict_block,
+)
 from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
 from skcce._objective import Objective
@@ -446,6 +451,7 @@ feature_names_in_
             vars(extended)[name] = vars(extended)[name][-X.shape[0] :]
         return extended
 
+    @lazy_for_dask
     def predict(self, X: ArrayLike) -> NDArray:
         """Return the most probable cluster of each sample.
 
@@ -460,8 +466,6 @@ feature_names_in_
             Clusters, integers from 0 to n_clusters - 1; with `contamination`, -1 for
             rows that belong nowhere.
         """
-        if is_dask(X):
-            return self._lazy("predict", X)
         check_is_fitted(self, "model_")
         surroundings = self._surroundings
         threshold = np.inf if surroundings is None else surroundings.threshold
@@ -476,6 +480,7 @@ feature_names_in_
         (labels,) = self._by_block(label, X)
         return labels
 
+    @lazy_for_dask
     def decision_function(self, X: ArrayLike) -> NDArray:
         """Return the logits of each cluster for each sample.
 
@@ -489,8 +494,6 @@ feature_names_in_
         ndarray of shape (n_samples, n_clusters)
             Logits, one column per cluster, even for two clusters.
         """
-        if is_dask(X):
-            return self._lazy("decision_function", X)
         (logits,) = self._by_block(lambda rows: [self._logits(rows)], X)
         return logits
 

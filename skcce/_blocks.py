@@ -22,7 +22,7 @@ from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
-from skcce._ranks import has_ranks, over_ranks
+from skcce._ranks import over_ranks
 from skcce._threads import single_blas_thread
 
 BLOCK = 2048  # rows, about, while a step has few of them
@@ -81,20 +81,20 @@ def _between(first: NDArray, last: NDArray) -> slice | NDArray:
 
 
 @contextmanager
-def visiting(X: Any) -> Iterator[Visit]:
+def visiting(X: Any, *, distributed: bool = False) -> Iterator[Visit]:
     """Give ``visit(function, blocks, *others)``, which asks the workers.
 
     It yields ``function(rows, *their others)`` for every block, in order; `others` hold
     an item for each block, as those of ``map``. The workers are those of dask for a
-    dask array, and otherwise those that ``joblib.parallel_config`` says; where
-    torch.distributed runs, each rank has its part of the blocks.
+    dask array, and otherwise those that ``joblib.parallel_config`` says; if
+    `distributed`, each rank of torch.distributed has its part of the blocks.
     """
     if is_dask(X):
         from skcce._dask import over_dask as over
     else:
         over = _over_joblib
     with over(X, cut(X)) as visit:
-        yield partial(over_ranks, visit) if has_ranks() else visit
+        yield partial(over_ranks, visit) if distributed else visit
 
 
 @contextmanager
@@ -143,9 +143,11 @@ def _call(
         return function(X[_between(first, last)], *others)
 
 
-def map_blocks(function: Callable, X: Any, n_rows: int = BLOCK) -> Iterator[Any]:
+def map_blocks(
+    function: Callable, X: Any, n_rows: int = BLOCK, *, distributed: bool = False
+) -> Iterator[Any]:
     """Yield `function` of some `n_rows` rows after the other, in their order."""
-    with visiting(X) as visit:
+    with visiting(X, distributed=distributed) as visit:
         yield from visit(function, in_order(cut(X), n_rows))
 
 

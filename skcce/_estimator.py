@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -94,6 +94,20 @@ def _largest(logits: NDArray, k: int) -> NDArray:
         column[:] = logits.argmax(axis=1)
         np.put_along_axis(logits, column[:, None], -np.inf, axis=1)
     return order
+
+
+def lazy_for_dask(method: Callable) -> Callable:
+    """Have a method answer for a dask array or data frame with a lazy dask array."""
+
+    @wraps(method)
+    def either(self, X):
+        if not is_dask(X):
+            return method(self, X)
+        from skcce._dask import predicted
+
+        return predicted(self, method.__name__, X)
+
+    return either
 
 
 class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
@@ -193,6 +207,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         vars(self).update(attributes)
         return self
 
+    @lazy_for_dask
     def predict_proba(self, X: ArrayLike) -> NDArray:
         """Return the probability of each cluster, or class, for each sample.
 
@@ -206,11 +221,10 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         ndarray of shape (n_samples, n_clusters)
             Probabilities; rows sum to 1. The dtype is that of `X`.
         """
-        if is_dask(X):
-            return self._lazy("predict_proba", X)
         (proba,) = self._by_block(lambda rows: [softmax(self._logits(rows), axis=1)], X)
         return proba
 
+    @lazy_for_dask
     def predict_log_proba(self, X: ArrayLike) -> NDArray:
         """Return the log-probability of each cluster, or class, for each sample.
 
@@ -224,8 +238,6 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         ndarray of shape (n_samples, n_clusters)
             Logarithms, finite where the probability itself underflows.
         """
-        if is_dask(X):
-            return self._lazy("predict_log_proba", X)
         (log_proba,) = self._by_block(
             lambda rows: [log_softmax(self._logits(rows), axis=1)], X
         )
@@ -317,6 +329,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         )
 
     @available_if(_has_outlier_scores)
+    @lazy_for_dask
     def score_samples(self, X: ArrayLike) -> NDArray:
         """Return how usual each row is: the lower, the less it belongs anywhere.
 
@@ -336,8 +349,6 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         AttributeError
             If the fit had no neighbors, or its features are the rows as they are.
         """
-        if is_dask(X):
-            return self._lazy("score_samples", X)
 
         def score(rows):
             _, around = self._look_up(rows)
@@ -355,12 +366,6 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
     def intercept_(self) -> NDArray:
         """Intercepts of a linear model, shape (n_units,)."""
         return self._fitted("intercept_")
-
-    def _lazy(self, method: str, X: Any) -> Any:
-        """Return what a method says of a dask array or data frame, a dask array."""
-        from skcce._dask import predicted
-
-        return predicted(self, method, X)
 
     def _by_block(
         self, function: Callable[[Any], Sequence[NDArray]], X: Any
@@ -670,7 +675,9 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
 
             def parts() -> Iterator[tuple[slice, list[NDArray]]]:
                 first = 0
-                for part in map_blocks(predict, given, _ROWS_TO_LOOK_UP):
+                for part in map_blocks(
+                    predict, given, _ROWS_TO_LOOK_UP, distributed=model.distributed
+                ):
                     rows = slice(first, first + len(part[0]))
                     first = rows.stop
                     bar.update(len(part[0]))

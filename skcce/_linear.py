@@ -57,6 +57,10 @@ class LinearSoftmax(SoftmaxModel):
         the same as that of scikit-learn's LogisticRegression. With pseudo-labels, each
         epoch fits the model to the labels of the last one as if they were true: that
         takes longer than "adam", and the clusters stay closer to the start.
+    distributed : bool, default=False
+        Whether the processes of ``torch.distributed`` share the work on more rows than
+        the estimator's `max_samples`. All of them call ``fit`` with the same data, and
+        `random_state` an int; all end with the same model, bit for bit.
 
     Attributes
     ----------
@@ -86,6 +90,7 @@ class LinearSoftmax(SoftmaxModel):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "optimizer": [StrOptions({"adam", "sgd", "lbfgs"})],
+        "distributed": ["boolean"],
     }
 
     def __init__(
@@ -94,10 +99,12 @@ class LinearSoftmax(SoftmaxModel):
         learning_rate: float = 0.1,
         alpha: float = 0.0,
         optimizer: Literal["adam", "sgd", "lbfgs"] = "adam",
+        distributed: bool = False,
     ):
         self.learning_rate = learning_rate
         self.alpha = alpha
         self.optimizer = optimizer
+        self.distributed = distributed
 
     @property
     def needs_all_samples(self) -> bool:

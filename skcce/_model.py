@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from skcce._ranks import is_first
+
 __all__ = ["SoftmaxModel"]
 
 BatchObjective = Callable[[NDArray], tuple[float, NDArray]]
@@ -32,6 +34,8 @@ class SoftmaxModel(BaseEstimator):
         Whether `train_step` makes augmented views of each sample.
     needs_all_samples : bool
         Whether every batch must hold all samples.
+    distributed : bool
+        Whether the processes of ``torch.distributed`` train the model together.
     is_main_process : bool
         Whether this process shows bars, warns and writes checkpoints: False in all but
         one of several that train a model together.
@@ -42,9 +46,13 @@ class SoftmaxModel(BaseEstimator):
     learns_features: ClassVar[bool] = False
     makes_views: bool = False
     needs_all_samples: bool = False
-    is_main_process: bool = True
+    distributed: bool = False
     takes_sparse: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict] = {}
+
+    @property
+    def is_main_process(self) -> bool:
+        return is_first() if self.distributed else True
 
     def validate_input(self, X: Any) -> Any:
         """Return input other than a table as something that is read batch by batch.

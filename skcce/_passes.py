@@ -73,7 +73,8 @@ def train_in_passes(
     start = model.get_state()
     start.pop("optimizer")
     model.set_state(start)
-    check_ranks(ends, start["weights"])
+    if model.distributed:
+        check_ranks(ends, start["weights"])
     state = begin(finite_logits(model, sample.X), random_state)
     state.model_state = model.get_state()
     n_clusters = state.proba.shape[1]
@@ -123,7 +124,7 @@ def train_in_passes(
         finite_logits(model, sample.X[:BLOCK])
         return loss, changed / n_rows, counts / n_rows
 
-    with visiting(X) as visit:
+    with visiting(X, distributed=model.distributed) as visit:
         run_epochs(
             partial(visit_all, visit), model, objective, n_rows, plan, state, **options
         )

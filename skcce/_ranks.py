@@ -1,7 +1,6 @@
 """The ranks of torch.distributed as workers: each does its part of the blocks."""
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,12 +10,24 @@ from sklearn.utils import gen_batches
 _AT_ONCE = 64  # blocks, of which the results are held
 
 
-def has_ranks() -> bool:
-    """Whether this process is one of several that torch.distributed has started."""
-    distributed = sys.modules.get("torch.distributed")
-    return bool(
-        distributed and distributed.is_available() and distributed.is_initialized()
-    )
+def check_group() -> None:
+    """Raise ValueError if torch does not know of other processes."""
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        raise ValueError(
+            "distributed=True needs a process group: start the script with torchrun, "
+            "and call torch.distributed.init_process_group() in it before fit. To "
+            "train in one process, use distributed=False."
+        )
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that speaks for all."""
+    check_group()
+    from torch import distributed
+
+    return distributed.get_rank() == 0
 
 
 def over_ranks(
@@ -34,9 +45,7 @@ def over_ranks(
 
 
 def check_ranks(*arrays: NDArray) -> None:
-    """Raise ValueError if these arrays are not the same on all ranks, if any."""
-    if not has_ranks():
-        return
+    """Raise ValueError if these arrays are not the same on all ranks."""
     digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
     if len(set(_gathered(lambda: digest))) > 1:
         raise ValueError(

@@ -12,10 +12,9 @@ from scipy.sparse import sparray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skcce._blocks import is_dask
 from skcce._callbacks import with_callbacks
 from skcce._data import TrainingData
-from skcce._estimator import SoftmaxEstimator
+from skcce._estimator import SoftmaxEstimator, lazy_for_dask
 from skcce._labels import read_labels
 from skcce._linear import LinearSoftmax
 from skcce._model import SoftmaxModel
@@ -295,6 +294,7 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
                 model = LinearSoftmax(optimizer="lbfgs")
         return self._fit(X, y, model, data, objective, {"classes_": classes})
 
+    @lazy_for_dask
     def predict(self, X: ArrayLike) -> NDArray:
         """Return the most probable class of each sample.
 
@@ -308,13 +308,12 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         ndarray of shape (n_samples,)
             Entries of ``classes_``.
         """
-        if is_dask(X):
-            return self._lazy("predict", X)
         (labels,) = self._by_block(
             lambda rows: [self.classes_[self._logits(rows).argmax(axis=1)]], X
         )
         return labels
 
+    @lazy_for_dask
     def decision_function(self, X: ArrayLike) -> NDArray:
         """Return the logits of the classes.
 
@@ -328,8 +327,6 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
         ndarray of shape (n_samples, n_classes), or (n_samples,)
             Logits; of two classes, those of the second minus those of the first.
         """
-        if is_dask(X):
-            return self._lazy("decision_function", X)
 
         def decide(rows):
             logits = self._logits(rows)

@@ -12,7 +12,7 @@ from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 
-from skcce import CollisionClassifier, CollisionClusterer
+from skcce import CollisionClassifier, CollisionClusterer, LinearSoftmax
 from skcce import _blocks as blocks
 from skcce._data import TrainingData
 from skcce._pseudo_labels import labels_at, solve_batch, updated, usage_of
@@ -210,7 +210,7 @@ RANK = """
 import sys
 import numpy as np
 from torch import distributed
-from skcce import CollisionClusterer, _blocks
+from skcce import CollisionClusterer, LinearSoftmax, _blocks
 _blocks.N_GROUPS, _blocks._RUNS_PER_GROUP, _blocks.BLOCK = 4, 8, 70
 folder, rank = sys.argv[1], int(sys.argv[2])
 distributed.init_process_group(
@@ -219,10 +219,15 @@ distributed.init_process_group(
 X = np.load(f"{folder}/rows.npy", mmap_mode="r")
 def fit(random_state):
     return CollisionClusterer(
-        4, n_neighbors=0, max_samples=200, max_iter=4, tol=1.0,
+        4, model=LinearSoftmax(distributed=True),
+        n_neighbors=0, max_samples=200, max_iter=4, tol=1.0,
         random_state=random_state,
     ).fit(X)
 fitted = fit(0)
+if rank == 0:  # the others do not take part
+    CollisionClusterer(
+        2, n_neighbors=5, max_samples=200, tol=1.0, random_state=0
+    ).fit(X)
 np.savez(f"{folder}/{rank}.npz", coef=fitted.coef_, labels=fitted.labels_,
          loss=fitted.loss_)
 try:
@@ -250,6 +255,14 @@ def test_ranks_of_torch(rows, serial, tmp_path):
             assert_array_equal(found["labels"], serial.labels_)
             assert_array_equal(found["coef"], serial.coef_)
             assert found["loss"] == serial.loss_
+
+
+def test_ranks_need_a_group(rows):
+    pytest.importorskip("torch")
+    alone = clusterer(model=LinearSoftmax(distributed=True))
+    with pytest.raises(ValueError, match="distributed=True needs a process group"):
+        alone.fit(rows[0])
+    assert not hasattr(alone, "model_")
 
 
 # --- What a fit in passes is worth, and how it ends -------------------------

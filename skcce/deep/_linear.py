@@ -29,6 +29,8 @@ class TorchLinearSoftmax(LinearSoftmax):
     optimizer : {"adam", "sgd", "lbfgs"}, default="adam"
         As that of :class:`skcce.LinearSoftmax`. With "lbfgs" the rows are copied to
         the device once an epoch, and used for hundreds of products there.
+    distributed : bool, default=False
+        As that of :class:`skcce.LinearSoftmax`.
     device : str or torch.device, default="auto"
         Where to compute. "auto" is the GPU ("cuda") if there is one, or else the CPU.
 
@@ -66,9 +68,15 @@ class TorchLinearSoftmax(LinearSoftmax):
         learning_rate: float = 0.1,
         alpha: float = 0.0,
         optimizer: Literal["adam", "sgd", "lbfgs"] = "adam",
+        distributed: bool = False,
         device: str | torch.device = "auto",
     ):
-        super().__init__(learning_rate=learning_rate, alpha=alpha, optimizer=optimizer)
+        super().__init__(
+            learning_rate=learning_rate,
+            alpha=alpha,
+            optimizer=optimizer,
+            distributed=distributed,
+        )
         self.device = device
 
     def validate_input(self, X: Any) -> None:

@@ -19,16 +19,15 @@ from skcce._images import is_table
 from skcce._linear import LinearSoftmax
 from skcce._model import BatchObjective, SoftmaxModel
 from skcce._persistence import plain
+from skcce._ranks import check_group
 from skcce.deep._augment import as_augmentation
 from skcce.deep._description import describe
 from skcce.deep._images import Images, open_images
 from skcce.deep._networks import is_fresh
 from skcce.deep._processes import (
-    check_group,
     check_same,
     copy_from_first,
     gather_rows,
-    is_first,
     own_device,
     own_part,
     sum_gradients,
@@ -288,11 +287,6 @@ class DeepSoftmax(SoftmaxModel):
             with torch.no_grad():
                 self.head_.weight.copy_(torch.from_numpy(start.coef_))
                 self.head_.bias.copy_(torch.from_numpy(start.intercept_))
-
-    @property
-    def is_main_process(self) -> bool:
-        """Whether there is one process, or this is the first of several."""
-        return is_first() if self.distributed else True
 
     @property
     def makes_views(self) -> bool:

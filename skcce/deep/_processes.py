@@ -18,22 +18,6 @@ _SAME = {
 }
 
 
-def check_group() -> None:
-    """Raise ValueError if torch does not know of other processes."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        raise ValueError(
-            "distributed=True needs a process group: start the script with torchrun, "
-            "and call torch.distributed.init_process_group() in it before fit. To "
-            "train in one process, use distributed=False."
-        )
-
-
-def is_first() -> bool:
-    """Return whether this process is the one that speaks for all."""
-    check_group()
-    return distributed.get_rank() == 0
-
-
 def own_device() -> str:
     """Return the GPU of this process on its machine, as torchrun counts; or "auto"."""
     number = os.environ.get("LOCAL_RANK")

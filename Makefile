@@ -18,7 +18,7 @@ demo: .venv/for-demo
 	$(BIN)/python examples/demo.py --output demo.png
 
 quick: lint
-	$(BIN)/python -m pytest $(WORKERS) --quiet -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) --quiet -m "not slow" --one-case
 
 # Coverage takes as long as the tests: the slow ones do without, and come first, as they
 # compile the kernels, which would take twice as long as well.

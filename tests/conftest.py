@@ -75,7 +75,15 @@ def pytest_unconfigure(config):
     faulthandler.dump_traceback_later(timeout(config), exit=True)
 
 
-def pytest_collection_modifyitems(items):
+# --- Which tests are run ----------------------------------------------------
+
+
+def pytest_addoption(parser):
+    one = "run one case of each parametrized test, the first"
+    parser.addoption("--one-case", action="store_true", help=one)
+
+
+def pytest_collection_modifyitems(config, items):
     """Leave out of coverage, which doubles their time, the tests by many examples.
 
     These are scikit-learn's checks and those of hypothesis.
@@ -84,6 +92,9 @@ def pytest_collection_modifyitems(items):
         function = getattr(item, "function", None)
         if "check" in item.fixturenames or hasattr(function, "hypothesis"):
             item.add_marker("no_cover")
+    if config.getoption("--one-case"):
+        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+        items[:] = reversed(first.values())
 
 
 # Which solver of the pseudo-labels takes which divergence.

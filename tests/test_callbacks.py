@@ -325,6 +325,7 @@ def test_scoring_monitor_of_own_scores(data):
     assert all(0 <= score <= 1 for score in scores)
 
 
+@pytest.mark.slow
 @needs_callbacks
 @KINDS
 def test_progress_bar_in_a_grid_search(data, kind):

@@ -204,6 +204,7 @@ def test_constant_features(known):
 # --- What makes no difference -----------------------------------------------
 
 
+@pytest.mark.slow
 def test_names_of_classes_make_no_difference(clouds, fitted):
     X, y, few = clouds
     expected = fitted.predict_proba(X)
@@ -448,6 +449,7 @@ def test_a_share_of_random_labels_is_a_soft_label(clouds):
         assert_array_equal(other.predict_proba(X), classifier.predict_proba(X))
 
 
+@pytest.mark.slow
 def test_true_classes_are_found_from_noisy_labels(rng):
     X, y = load_digits(return_X_y=True)
     X, y = X[:900], y[:900]

@@ -56,6 +56,7 @@ def why_it_must_fail(estimator):
     }
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [CollisionClusterer(), PAPER], expected_failed_checks=why_it_must_fail
 )
@@ -140,6 +141,7 @@ def fit(X, sample_weight=None, **parameters):
     return clusterer.fit(X, sample_weight=sample_weight)
 
 
+@pytest.mark.slow
 def test_beats_kmeans_on_digits(digits):
     X, y = digits
     kmeans = KMeans(10, n_init=10, random_state=0).fit(X)
@@ -196,6 +198,7 @@ def test_attributes_and_methods_agree(blobs, features, n_clusters):
     assert adjusted_rand_score(y, clusterer.labels_) > 0.9
 
 
+@pytest.mark.slow
 def test_loss_falls(digits):
     X, _ = digits
     clusterer = CollisionClusterer(10, features=None, n_init=1, random_state=0)
@@ -329,6 +332,7 @@ def test_forward_divergence_forbids_clusters_without_prior(blobs):
     assert np.isfinite(clusterer.loss_)
 
 
+@pytest.mark.slow
 def test_large_lam_gives_the_prior():
     X = np.random.RandomState(0).rand(400, 2)
     prior = [0.6, 0.3, 0.1]
@@ -377,6 +381,7 @@ def test_start_of_least_loss_is_trained_on(blobs, monkeypatch):
     assert clusterer.loss_ == 0.0
 
 
+@pytest.mark.slow
 def test_init_with_labels_or_centroids(digits):
     X, y = digits
     ward = AgglomerativeClustering(10).fit_predict(X)
@@ -400,6 +405,7 @@ def test_float32_stays_float32(blobs):
     assert_array_equal(clusterer.labels_, fit(X).labels_)
 
 
+@pytest.mark.slow
 def test_layout_of_the_array_does_not_matter(blobs, tmp_path):
     X, _ = blobs
     expected = fit(X).coef_
@@ -479,6 +485,7 @@ def test_same_bits_for_any_number_of_threads():
     assert len(hashes) == 1
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_and_no_global_seed(blobs):
     X, _ = blobs
     np.random.seed(1)  # noqa: NPY002
@@ -630,6 +637,7 @@ def test_a_start_that_overflows_is_not_the_best_one(blobs, monkeypatch):
     assert adjusted_rand_score(blobs[1], clusterer.labels_) > 0.9
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_leaves_all_attributes_or_none(blobs):
     lines = []
 

@@ -261,6 +261,7 @@ def test_without_pairs_nothing_changes(blobs, pairs):
     assert_same_fit(empty.fit(blobs[0]), plain.fit(blobs[0]))
 
 
+@pytest.mark.slow
 def test_the_order_does_not_matter(digits, rng):
     X, y = digits[0][:300], digits[1][:300]
     must, cannot = pairs_of(y, 40, rng)
@@ -307,6 +308,7 @@ def test_pairs_say_which_of_two_clusterings(two_halves, rng, n_neighbors):
     assert n_violated(linked.labels_, must, cannot) == (0, 0)
 
 
+@pytest.mark.slow
 def test_the_shape_of_the_clusters_is_not_lost(rng):
     X, y = make_moons(400, noise=0.08, random_state=0)
     must, cannot = pairs_of(y, 10, rng)
@@ -316,6 +318,7 @@ def test_the_shape_of_the_clusters_is_not_lost(rng):
     assert adjusted_rand_score(y, clusterer.fit_predict(X)) > 0.95
 
 
+@pytest.mark.slow
 def test_pairs_make_digits_better(digits, rng):
     X, y = digits
     must, cannot = pairs_of(y, 200, rng)
@@ -347,6 +350,7 @@ def test_cannot_link_asks_for_two_clusters(rng):
     assert linked.fit(X).n_clusters_ == 2
 
 
+@pytest.mark.slow
 def test_a_network_takes_pairs(two_halves, rng):
     X, y = two_halves
     must, cannot = pairs_of(y, 40, rng)
@@ -376,6 +380,7 @@ def linked(two_halves):
     return clusterer.fit(X)
 
 
+@pytest.mark.slow
 def test_copies_keep_the_pairs(linked, two_halves):
     X, _ = two_halves
     for copy in (clone(linked), pickle.loads(pickle.dumps(linked))):
@@ -391,6 +396,7 @@ def test_save_and_load(linked, two_halves, tmp_path):
     assert_array_equal(loaded.predict_proba(X), linked.predict_proba(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parameters",
     [{}, {"prior": "learn"}, {"n_clusters": "auto"}, {"n_neighbors": 0}],

@@ -655,6 +655,7 @@ def test_files_are_read_batch_by_batch(tmp_path, monkeypatch):
         opened.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_fit_of_paths_is_that_of_the_images_bit_for_bit(tmp_path, channels):

@@ -144,6 +144,7 @@ def table_clusterer(network):
     return CollisionClusterer(2, model=model, init="k-means", n_init=1, random_state=0)
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [table_clusterer(nn.Identity), table_clusterer(Fitting)],
     expected_failed_checks=lambda estimator: {
@@ -237,6 +238,7 @@ def test_clone_is_the_same_unfitted(images):
     assert_same_weights(copied.fit(images), clusterer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [cnn, vgg4], ids=["cnn", "vgg4"])
 def test_pickle_joblib_and_copies(images, shapes, tmp_path, network):
     if network is cnn:
@@ -649,6 +651,7 @@ def test_layout_of_the_channels_does_not_matter(images):
     assert_allclose(first.predict_proba(images), last.predict_proba(images), atol=2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_compiled_is_the_same(images):
@@ -664,6 +667,7 @@ def test_compiled_is_the_same(images):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_compiled_only_once_for_each_mode_and_size(images):

@@ -193,6 +193,7 @@ def test_resnet18_takes_a_checkpoint_of_torchvision(max_pool):
 # Whether a network is as it was built
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
 def test_is_fresh_after_building_and_copying(name):
     network = BUILDERS[name]()

@@ -111,6 +111,7 @@ def test_pairs_of_views_train(device):
     assert np.isfinite(clusterer.fit(bars()).loss_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "size", "channels", "parameters"),
     [
@@ -286,6 +287,7 @@ def assert_nearly_the_same(one, other, X):
     assert_array_equal(other.predict(X), one.predict(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator",
     [
@@ -324,6 +326,7 @@ def test_linear_model_in_float32(device, table):
     assert_allclose(other.loss_, one.loss_, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_linear_model_is_kept(device, table, tmp_path):
     X = table[0]
     model = TorchLinearSoftmax(device=device)
@@ -354,6 +357,7 @@ def test_views_stay_on_the_device(device, augment):
     assert (view.shape, view.dtype) == (images.shape, images.dtype)
 
 
+@pytest.mark.slow
 def test_features_are_nearly_those_of_the_cpu(device):
     images = bars(9, 64, 3)
     options = {"weights": None, "batch_size": 4}

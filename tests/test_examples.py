@@ -300,6 +300,7 @@ def test_bias_skews_predictions():
         assert skewed.mean(axis=0).max() > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("paper")
 def test_ratios_are_printed_beside_their_goals(tmp_path, blobs, monkeypatch, capsys):
     import goals
@@ -319,6 +320,7 @@ def test_ratios_are_printed_beside_their_goals(tmp_path, blobs, monkeypatch, cap
     assert "no --data, skipped" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("paper")
 def test_peers_are_compared_or_skipped(monkeypatch, capsys):
     import peers
@@ -343,6 +345,7 @@ def test_transport_labels_are_those_of_pot(monkeypatch, capsys):
     assert float(row.split()[-1]) < 1e-8
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("paper")
 def test_hard_problems_have_no_silent_miss(monkeypatch, capsys):
     import hard_problems
@@ -355,6 +358,7 @@ def test_hard_problems_have_no_silent_miss(monkeypatch, capsys):
     assert capsys.readouterr().out.count(": 1 problems in ") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("paper")
 @pytest.mark.parametrize("forward", [False, True])
 def test_recomputed_gap_of_hard_problems_tells(forward):
@@ -644,6 +648,7 @@ def test_a_part_of_the_labels_is_drawn_anew():
     assert_allclose(np.mean(labels == y), 0.4 + 0.6 / 3, atol=0.03)
 
 
+@pytest.mark.slow
 def test_figure2_draws_and_prints_accuracies(reproduced, tmp_path):
     picture = tmp_path / "fig2.png"
     small = [*NETWORK, "--dataset", "mnist", "--corrupted", 0, 0.5, "--runs", 2]
@@ -662,6 +667,7 @@ def test_figure2_draws_and_prints_accuracies(reproduced, tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--alpha", 1e-3]])
 def test_figure2_of_digits(reproduced, tmp_path, options):
     small = ["--subset", 600, "--epochs", 4, "--runs", 2, "--corrupted", 0.5]
@@ -683,6 +689,7 @@ def test_figure1_is_drawn(tmp_path):
         reproduce.main(["table9"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("paper")
 def test_tuning_prints_the_best_of_each_grid(tmp_path, monkeypatch, capsys):
     import reproduce
@@ -770,6 +777,7 @@ def test_pretext_training_goes_on_where_it_was_interrupted(image_folder, monkeyp
         train("parts.pt", "--lr", 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("paper")
 def test_pretext_weights_are_loaded_by_name(tmp_path):
     import table4
@@ -795,6 +803,7 @@ def test_contrastive_loss_is_least_for_pairs(rng):
     assert paired < simclr.contrastive_loss(views, views.roll(1, 0), 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("paper")
 def test_deep_speed_prints_ratios(monkeypatch, capsys):
     import deep_speed
@@ -921,6 +930,7 @@ def test_on_gpu_leaves_all_without_time(call_on_gpu):
     assert "--minutes 0" in summary  # the command for what is left
 
 
+@pytest.mark.slow
 def test_on_gpu_ends_a_step_when_time_is_over(call_on_gpu, tmp_path):
     hangs_once = (
         "import os; path = pathlib.Path(sys.argv[1]); begun = path.exists(); "
@@ -993,6 +1003,7 @@ def test_on_gpu_without_a_gpu(image_folder, monkeypatch, capsys):
     assert code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("examples")
 def test_constraints_prints_a_row_for_each_number(tmp_path, monkeypatch, capsys):
     import constraints
@@ -1041,6 +1052,7 @@ def scale_folder(tmp_path, digits):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_scale_prints_recall_of_searches(scale, monkeypatch, capsys):
     names = ["scikit-learn, brute", "skcce, exact", "skcce, approximate", "pynndescent"]
     monkeypatch.setitem(scale.SEARCHES, "pynndescent", ("missing", missing))
@@ -1058,6 +1070,7 @@ def missing(*arguments):
     raise ModuleNotFoundError("No module named 'missing'")
 
 
+@pytest.mark.slow
 def test_scale_prints_growth_of_fits(scale, scale_folder, monkeypatch, capsys):
     small = ["--sizes", 200, 400, "--clusters", 4]
     for data in ([], ["--data", scale_folder]):
@@ -1067,6 +1080,7 @@ def test_scale_prints_growth_of_fits(scale, scale_folder, monkeypatch, capsys):
         assert printed.count("to the power of") == 2
 
 
+@pytest.mark.slow
 def test_scale_compares_small_fits_and_streams(
     scale, scale_folder, monkeypatch, capsys
 ):
@@ -1081,6 +1095,7 @@ def test_scale_compares_small_fits_and_streams(
             assert printed.count(f"{name}, {part} ") == 2
 
 
+@pytest.mark.slow
 def test_scale_prints_rates_of_predictions(scale, monkeypatch, capsys):
     run(scale, monkeypatch, "predict", "--rows", 300, "--train", 200, "--clusters", 3)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
@@ -1092,6 +1107,7 @@ def test_scale_prints_rates_of_predictions(scale, monkeypatch, capsys):
     assert all(float(row[1]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("examples")
 def test_scale_measures_in_processes_of_so_many_threads():
     import scale
@@ -1100,6 +1116,7 @@ def test_scale_measures_in_processes_of_so_many_threads():
     assert scale.apart(os.getpid, threads=1) != os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.usefixtures("examples")
 def test_text_prints_a_row_for_every_method(tmp_path, monkeypatch, capsys, rng):

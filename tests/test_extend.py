@@ -168,6 +168,7 @@ def test_any_shape():
     assert_array_equal(extended.predict(X), old.labels_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_digits(digits, seed):
     X, y = digits
@@ -185,6 +186,7 @@ def test_digits(digits, seed):
     assert unchanged.n_clusters_ == 7
 
 
+@pytest.mark.slow
 def test_other_fits(new):
     X, y = new
     weight = np.random.default_rng(0).integers(3, size=400)

@@ -179,6 +179,7 @@ def sound_file(tmp_path_factory):
     return (folder / FILE).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The cache:UserWarning")
 @given(damage=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=40))
 @settings(

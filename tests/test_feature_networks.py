@@ -77,6 +77,7 @@ def save_checkpoint(folder, weights, state):
     return path
 
 
+@pytest.mark.slow
 def test_googlenet_is_the_same_by_name_and_by_file(empty_torch_home, images):
     """Torchvision's weights for it want the colors of the image changed."""
     weights = models.GoogLeNet_Weights.IMAGENET1K_V1
@@ -87,6 +88,7 @@ def test_googlenet_is_the_same_by_name_and_by_file(empty_torch_home, images):
     assert_close(by_file, by_name)
 
 
+@pytest.mark.slow
 def test_densenet_takes_the_names_that_its_file_has(empty_torch_home, images):
     """Torchvision's file is older than its names of layers."""
     weights = models.DenseNet121_Weights.IMAGENET1K_V1

@@ -35,6 +35,7 @@ def test_clones_have_the_same_parameters():
     assert clone(ImageFeatures(Tiny())).model is not None
 
 
+@pytest.mark.slow
 def test_set_params_takes_effect(images):
     transformer = ImageFeatures("squeezenet1_1", weights=None).fit(images)
     widths = []
@@ -195,6 +196,7 @@ def search_of(model, n_jobs=None, **parameters):
     return GridSearchCV(pipeline, grid, scoring=scoring, cv=3, n_jobs=n_jobs)
 
 
+@pytest.mark.slow
 def test_a_search_computes_each_image_once(red_and_blue, tmp_path, forwards):
     paths, y = red_and_blue
     search = search_of(Colors(), cache=tmp_path / "cache").fit(paths, y)
@@ -223,6 +225,7 @@ class Noting(Colors):
         return super().forward(batch)
 
 
+@pytest.mark.slow
 def test_threads_of_a_search_share_the_cache(red_and_blue, tmp_path):
     # Processes that write at the same time are in test_feature_cache.
     paths, y = red_and_blue

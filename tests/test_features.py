@@ -159,6 +159,7 @@ def test_booleans_are_black_and_white(two):
     assert_close(ImageFeatures("resnet18").transform(masks), expected)
 
 
+@pytest.mark.slow
 def test_odd_files(tmp_path, two):
     """Of many modes, sizes and shapes in one call."""
     image, other = pil_images(two)
@@ -210,6 +211,7 @@ def test_names_that_are_no_unicode(tmp_path, images):
     assert_close(actual, tiny(images[:1]))
 
 
+@pytest.mark.slow
 def test_one_image_that_occurs_many_times(tmp_path, images):
     """Not yet read, it is read by several threads."""
     (path,) = save([Image.fromarray(smooth_images(1, 300, 400)[0])], tmp_path)
@@ -237,6 +239,7 @@ def test_batches_have_the_size_that_is_asked_for(images, forwards):
     assert sorted(forwards) == [1, 3, 3]
 
 
+@pytest.mark.slow
 def test_repeated_calls_and_threads_give_the_same_bits(two):
     transformer = ImageFeatures("resnet18", batch_size=1)
     expected = transformer.transform(two)

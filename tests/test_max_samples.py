@@ -31,6 +31,7 @@ def assert_all_rows_are_predicted(fit, X):
     assert_array_equal(fit.probabilities_, fit.predict_proba(X).max(axis=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -58,6 +59,7 @@ def test_labels_are_predictions_for_all_rows(groups, parameters, dtype):
     assert_array_equal(again.probabilities_, fit.probabilities_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_samples", [900, 901, 100_000, None])
 def test_few_rows_are_all_looked_at(groups, max_samples):
     """No random number is drawn to choose from them."""

@@ -177,6 +177,7 @@ def test_probe_of_other_data(separated):
     assert probe_accuracy(listing, separated) > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", [label_stability, probe_accuracy])
 def test_they_are_scorers_that_need_no_labels(criterion, separated):
     search = GridSearchCV(
@@ -326,6 +327,7 @@ def test_rows_are_chosen_among_what_a_pipeline_hands_on(blobs):
     assert_array_equal(rows_to_label(pipeline, X, 10), expected)
 
 
+@pytest.mark.slow
 def test_one_label_per_cluster_names_the_digits(digits):
     X, y = digits
     clusterer = CollisionClusterer(10, n_init=2, random_state=0).fit(X)

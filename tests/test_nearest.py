@@ -100,6 +100,7 @@ def test_integers_are_ordered_by_distance_and_number(rng, dtype):
     assert_array_equal(numbers, order)
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**32 - 1),
     exponent=st.floats(-7, 0),
@@ -132,6 +133,7 @@ def test_exact_however_near_they_are(
     assert (np.diff(numbers)[is_tied] > 0).all()
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1))
 @deterministic(20)
 def test_memory_does_not_matter(seed):
@@ -179,6 +181,7 @@ def mixture(rng):
     return np.concatenate([rows, rows[:1000], rows[1000:] + 1e-3]).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_threads_do_not_matter(mixture, monkeypatch):
     monkeypatch.setattr(_nearest, "_MANY", 700)
     for find in finders(mixture):

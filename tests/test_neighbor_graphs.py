@@ -57,6 +57,7 @@ def with_diagonal(graph):
     return coo_array((data, coordinates), shape=graph.shape)
 
 
+@pytest.mark.slow
 def test_approximate_neighbors_find_the_same_clusters(digits):
     X = digits[0][:700]
     fits = [
@@ -104,6 +105,7 @@ def test_a_graph_of_more_neighbors_than_are_asked_for(groups):
     assert_same(make(neighbors=more).fit(X), make(neighbors="exact").fit(X), X)
 
 
+@pytest.mark.slow
 def test_a_transformer_is_as_a_search(groups):
     X, _ = groups
     expected = make(neighbors="exact").fit(X)

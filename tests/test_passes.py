@@ -147,6 +147,7 @@ def test_dask_threads(rows, serial, n_workers):
         assert_same(clusterer().fit(X), serial)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_workers", [1, 2, 4])
 def test_dask_cluster(rows, serial, n_workers):
     distributed = pytest.importorskip("distributed")
@@ -286,6 +287,7 @@ def test_all_rows_count(rows, serial):
     assert not np.array_equal(clusterer().fit(X).coef_, serial.coef_)
 
 
+@pytest.mark.slow
 def test_weights(rows):
     weight = np.random.default_rng(0).integers(0, 3, len(rows[0]))
     X = da.from_array(rows[0], chunks=(RUN, 3))
@@ -312,6 +314,7 @@ def test_lazy_predictions(rows, serial, dtype):
     assert len(fitted.predict(unknown).compute()) == (X[:, 0] > 0).sum()
 
 
+@pytest.mark.slow
 def test_with_neighbors_a_sample_is_drawn(rows):
     X = da.from_array(rows[0], chunks=(RUN, 3))
     parameters = {"n_neighbors": 10, "max_iter": 20, "tol": 1e-3}

@@ -53,12 +53,14 @@ def assert_same(one, other):
         assert one == other or (math.isnan(one) and math.isnan(other))
 
 
+@pytest.mark.slow
 @given(RECORDS)
 def test_a_record_comes_back_as_it_was(record):
     text, arrays = encode(record)
     assert_same(decode(text, arrays), record)
 
 
+@pytest.mark.slow
 @given(record=RECORDS)
 def test_a_file_comes_back_as_it_was(record, tmp_path_factory):
     path = tmp_path_factory.mktemp("records") / "record.npz"

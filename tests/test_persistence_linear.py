@@ -268,6 +268,7 @@ print(*sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_files_of_linear_fits_need_no_torch(path):
     """In processes of its own: one that dies, and one that goes on."""
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(path)]
@@ -373,6 +374,7 @@ def test_features_and_tree_of_a_resumed_fit_are_those_of_the_file(path, settings
     assert_array_equal(resumed.predict_proba(X), expected.predict_proba(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", ["auto", None])
 def test_a_fit_that_leaves_its_neighbors_out_goes_on_without_them(path, features):
     X = np.random.default_rng(0).normal(size=(600, 30))
@@ -659,6 +661,7 @@ def test_a_file_of_another_class_is_refused(X, path):
         linear(model=Other()).load(path)
 
 
+@pytest.mark.slow
 def test_equal_runs_have_files_of_equal_bytes(tmp_path):
     """Whatever order the process has for sets of strings."""
     code = (

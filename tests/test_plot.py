@@ -111,6 +111,7 @@ def test_panels_are_drawn_into_again(name):
         DRAWINGS[name](proba, y, free)
 
 
+@pytest.mark.slow
 def test_global_settings_stay():
     before = dict(matplotlib.rcParams)
     proba, y = synthetic_predictions(3, 60)

@@ -86,6 +86,7 @@ def test_class_names_follow_their_classes():
         ClusterConfusionDisplay.from_predictions(y, labels, display_labels=["a"])
 
 
+@pytest.mark.slow
 def test_150_classes_have_no_numbers_and_fewer_ticks():
     proba, y = synthetic_predictions(150)
     display = ClusterConfusionDisplay.from_predictions(y, proba.argmax(1))

@@ -211,6 +211,7 @@ def test_columns():
         MontageDisplay.from_predictions(images, labels, n_columns=0)
 
 
+@pytest.mark.slow
 def test_text_fits_into_a_given_ax():
     _, ax = plt.subplots(figsize=(3, 3))
     display = MontageDisplay.from_predictions(

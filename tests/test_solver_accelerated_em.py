@@ -47,6 +47,7 @@ def run(proba, **kwargs):
 # --------------------------------------------------------------------------- monotone
 
 
+@pytest.mark.slow
 @both_divergences
 @both_dtypes
 @plain_or_not
@@ -104,6 +105,7 @@ def test_loss_never_rises(
 # ------------------------------------------------------------------------ the optimum
 
 
+@pytest.mark.slow
 @both_divergences
 @both_dtypes
 @pytest.mark.parametrize("lam", [0.4, 4.0, 100.0, 1e4])
@@ -149,6 +151,7 @@ def test_plain_and_accelerated_agree_at_the_optimum(divergence, lam):
     assert fast.loss == pytest.approx(slow.loss, abs=2e-6)
 
 
+@pytest.mark.slow
 @both_divergences
 def test_distance_from_the_optimum_is_within_the_gap_all_the_way(divergence):
     proba = draw_predictions(200, 8, bias=1.5)

@@ -193,6 +193,7 @@ def assert_distributions(labels, n_ulp=8):
 # --------------------------------------------------------------- properties of a result
 
 
+@pytest.mark.slow
 @all_solvers
 @deterministic(60)
 @given(
@@ -245,6 +246,7 @@ def test_exact_solver_in_float32(divergence, problem):
     assert best.loss - best.gap - rounding <= loss <= best.loss + result.gap + rounding
 
 
+@pytest.mark.slow
 @deterministic(60)
 @given(problem=problems(dtypes=[np.float32], lam=(1e-4, 1e3)))
 def test_em_in_float32(problem):
@@ -594,6 +596,7 @@ def test_balanced_rows_keep_their_clusters(divergence, lam, p):
     assert_allclose(result.pseudo_labels, proba.round(), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forces", [(0.5, 0.7), (0.2, 0.3)])
 def test_zero_share_has_the_closed_form_of_the_supplement(forces):
     # Section 9: the best cluster has no share, the others take a / (c (1 - s / s_max)).
@@ -768,6 +771,7 @@ def skewed_predictions(n_samples, n_clusters, seed=0, samples_seed=0):
     return softmax(3 * noise + bias, axis=1)
 
 
+@pytest.mark.slow
 @both_divergences
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("prior", [None, [4, 3, 2, 1, 1, 0]])

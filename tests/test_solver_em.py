@@ -260,6 +260,7 @@ def test_no_shares_at_all_give_the_best_cluster(sigma_kind):
 # ----------------------------------------------------------------------- the iterations
 
 
+@pytest.mark.slow
 @deterministic
 @given(
     seed=st.integers(0, 10**6),

@@ -97,6 +97,7 @@ def test_tags():
 # --- The same as dense rows -------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -136,6 +137,7 @@ def test_same_fit(blobs, parameters, dtype):
             )
 
 
+@pytest.mark.slow
 def test_same_clusters_of_many_features(tfidf):
     X, y = tfidf
     thin, dense = fit(X), fit(X.toarray())
@@ -220,6 +222,7 @@ def test_centroids_as_init(blobs):
     assert_array_equal(thin.labels_, dense.labels_)
 
 
+@pytest.mark.slow
 def test_scorers(tfidf):
     X, _ = tfidf
     for parameters in ({}, RAW):
@@ -265,6 +268,7 @@ def read_only(X):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [
@@ -299,6 +303,7 @@ def test_integers(blobs):
     assert fit(X).predict_proba(X).dtype == np.float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameters", [{}, RAW], ids=str)
 def test_rows_of_zeros(tfidf, parameters):
     X, y = tfidf
@@ -335,6 +340,7 @@ def test_columns_that_the_fit_has_not_seen(tfidf):
 # --- Lengths ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rows_of_one_length_keep_it(tfidf):
     X, _ = tfidf
     noise = sparse.random_array(
@@ -443,6 +449,7 @@ def test_another_number_of_features(blobs):
 # --- Files ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_saved_and_loaded(tfidf, tmp_path):
     X, _ = tfidf
     noise = normalize(
@@ -457,6 +464,7 @@ def test_saved_and_loaded(tfidf, tmp_path):
         assert_array_equal(loaded.predict_proba(rows), clusterer.predict_proba(rows))
 
 
+@pytest.mark.slow
 def test_checkpoint_knows_its_rows(tfidf, tmp_path):
     X, _ = tfidf
     path = tmp_path / "run.npz"
@@ -469,6 +477,7 @@ def test_checkpoint_knows_its_rows(tfidf, tmp_path):
         fit(other, checkpoint=path)
 
 
+@pytest.mark.slow
 def test_better_than_kmeans(tfidf):
     X, y = tfidf
     theirs = KMeans(4, n_init=10, random_state=0).fit(X).labels_

@@ -160,6 +160,7 @@ def test_bad_input_is_named(moons, parameters, message):
 # --- In a clusterer ---------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_clusters_of_any_shape(seed):
     """Equal sizes alone would be had by a straight line, too."""

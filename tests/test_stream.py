@@ -72,6 +72,7 @@ def test_one_batch_is_a_fit_to_it(groups, make_one):
     assert stream.n_samples_seen_ == len(X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_one", [make, plain])
 def test_a_stream_finds_the_groups(groups, make_one):
     X, y = groups
@@ -84,6 +85,7 @@ def test_a_stream_finds_the_groups(groups, make_one):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_one", [make, plain])
 def test_the_same_stream_is_the_same_fit(groups, make_one):
     X = groups[0][:500]
@@ -91,6 +93,7 @@ def test_the_same_stream_is_the_same_fit(groups, make_one):
     assert_same_fit(one, other, X)
 
 
+@pytest.mark.slow
 def test_clusters_keep_their_numbers(groups):
     X, _ = groups
     stream, before, n_fits = make(), None, 0
@@ -129,6 +132,7 @@ def test_a_model_whose_clusters_have_other_numbers(groups):
         np.testing.assert_allclose(found[:, numbers], expected)
 
 
+@pytest.mark.slow
 def test_shares_go_with_their_clusters():
     X, y = make_blobs([600, 200, 100], n_features=3, random_state=1)
     order = np.random.default_rng(0).permutation(len(X))
@@ -149,6 +153,7 @@ def test_shares_go_with_their_clusters():
         np.testing.assert_allclose(counts, prior, atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_number_of_clusters_may_change(groups):
     X, y = groups
     order = np.argsort(y, kind="stable")
@@ -162,6 +167,7 @@ def test_the_number_of_clusters_may_change(groups):
     assert min(numbers) < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [16, 32, 256])
 def test_balance_does_not_depend_on_the_batches(size):
     """One cloud, cut into equal parts: only the balance says where."""
@@ -182,6 +188,7 @@ def test_batches_make_steps_between_fits(groups):
     np.testing.assert_allclose(stream.coef_, before, atol=np.abs(before).max() / 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [MutualInformation(), OptimalTransport()])
 def test_any_objective(groups, objective):
     X, y = groups
@@ -197,6 +204,7 @@ def test_any_method(groups, method):
     assert adjusted_rand_score(y, stream.predict(X)) > 0.9
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_all_samples_at_once(groups):
     X, y = groups
     model = LinearSoftmax(optimizer="lbfgs", alpha=1e-3)
@@ -205,6 +213,7 @@ def test_a_model_that_takes_all_samples_at_once(groups):
     assert adjusted_rand_score(y, stream.predict(X)) > 0.9
 
 
+@pytest.mark.slow
 def test_rows_come_several_times(groups):
     """Three passes are as one: nobody is a neighbor of a copy of oneself."""
     X, y = groups
@@ -232,6 +241,7 @@ def test_each_row_is_as_likely_to_stay():
     assert np.abs(parts - 600).max() < 5 * 23
 
 
+@pytest.mark.slow
 def test_no_more_rows_than_may_be_are_kept(groups):
     X, y = groups
     stream = streamed(make(max_samples=200), X, 90)

@@ -93,6 +93,7 @@ def problems(draw, least, largest):
     return scores, prior, epsilon, lam, weight
 
 
+@pytest.mark.slow
 @deterministic(200)
 @given(problems(-2, 2))
 def test_labels_are_optimal(problem):

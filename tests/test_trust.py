@@ -73,6 +73,7 @@ def test_equal_rows_tell_nothing():
     assert ratio(np.ones((50, 3)), 2) == 1
 
 
+@pytest.mark.slow
 def test_a_fit_leaves_out_neighbors_that_mislead(rng):
     noise = rng.normal(size=(600, 50))
     clusterer = CollisionClusterer(4, random_state=0, tol=1)

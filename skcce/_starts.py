@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from skcce._objective import Objective, with_targets
 from skcce._pseudo_labels import check_prior, solve_batch
 from skcce._settings import Settings, nearest
 from skcce._spectral import SpectralFeatures
-from skcce._threads import openmp_threads
+from skcce._threads import count_openmp_threads, in_threads, openmp_threads
 from skcce._training import (
     TrainingState,
     begin,
@@ -305,7 +306,9 @@ def find_starts(
             labels = _match_sizes(labels, settings.prior, data)
         starts.append(labels)
     if data.graph is not None and len(starts) > 1:
-        refined = [_refine(labels, data, settings) for labels in starts]
+        refine = partial(_refine, data=data, settings=settings)
+        n_threads = count_openmp_threads()
+        refined = in_threads(refine, starts, n_threads, n_threads)
         starts = _most_informative(refined, data)
     if _names_all(data.target):
         first = _guess_from_labels(rows, data)

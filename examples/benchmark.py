@@ -30,7 +30,8 @@ has with the data loaded, the most of the seeds. The peak is reset before, which
 Linux can do; elsewhere a higher peak from before may hide a part.
 
 In the output folder are a JSON file for each run, which is not run again next time,
-results.md, with a table of each panel, and, if KMeans is there, quality_and_time.png.
+results.md, with a table of each panel, ari.png, with bars of the first one, and, if
+KMeans is there, quality_and_time.png.
 """
 
 import argparse
@@ -485,11 +486,32 @@ def size(cells):
     return ""
 
 
+def draw_bars(runs, panel, names, methods, path):
+    """Draw the mean ARI of each method on each data set, to be read on a phone."""
+    import matplotlib.pyplot as plt
+
+    height = 0.8 / len(methods)
+    size = 7, 0.6 + len(names) * (0.4 + 0.28 * len(methods))
+    figure, ax = plt.subplots(figsize=size, layout="constrained")
+    for i, method in enumerate(methods):
+        quality = [mean(runs[name, panel, method], "ARI") for name in names]
+        bars = ax.barh(
+            np.arange(len(names)) + i * height, quality, height, label=method
+        )
+        ax.bar_label(bars, fmt="%.0f", padding=3, fontsize=13)
+    labels = [name.partition("_")[0] for name in names]
+    ax.set_yticks(np.arange(len(names)) + 0.4 - height / 2, labels, fontsize=15)
+    ax.tick_params(axis="y", length=0)
+    ax.set(xticks=[], xlim=(0, 100))
+    ax.invert_yaxis()
+    ax.spines[:].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=14, frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def draw(runs, panels, names, methods, path):
     """Draw the mean ARI against the time, of methods that ran on all the data sets."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     n_columns = min(3, len(panels))
@@ -582,6 +604,8 @@ def parse_arguments():
 
 
 def main():
+    import matplotlib
+
     args = parse_arguments()
     sources = {"digits": None}
     if args.path is not None:
@@ -609,6 +633,9 @@ def main():
     text = report(runs, args.panels, list(sources), args.methods)
     print(text)
     write(args.output / "results.md", text)
+    matplotlib.use("Agg")
+    first = [m for m in args.methods if m in PANELS[args.panels[0]][1]]
+    draw_bars(runs, args.panels[0], list(sources), first, args.output / "ari.png")
     picture = args.output / "quality_and_time.png"
     if "KMeans" in args.methods:
         draw(runs, args.panels, list(sources), args.methods, picture)

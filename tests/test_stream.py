@@ -188,6 +188,16 @@ def test_batches_make_steps_between_fits(groups):
     np.testing.assert_allclose(stream.coef_, before, atol=np.abs(before).max() / 10)
 
 
+def test_steps_keep_count_of_the_clusters(groups):
+    X, y = groups
+    stream = plain().partial_fit(X[:400])
+    (cluster,) = np.unique(stream.predict(X[y == 0]))
+    before = stream._stream.usage.mean[:, cluster]
+    stream.partial_fit(X[400:][y[400:] == 0][:100])
+    assert stream._stream.n_fitted == 400
+    assert (stream._stream.usage.mean[:, cluster] > before).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", [MutualInformation(), OptimalTransport()])
 def test_any_objective(groups, objective):

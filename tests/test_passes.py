@@ -12,7 +12,7 @@ from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 
-from skcce import CollisionClassifier, CollisionClusterer, LinearSoftmax
+from skcce import CollisionClassifier, CollisionClusterer, LinearSoftmax, _passes
 from skcce import _blocks as blocks
 from skcce._data import TrainingData
 from skcce._pseudo_labels import labels_at, solve_batch, updated, usage_of
@@ -288,6 +288,21 @@ def test_all_rows_count(rows, serial):
 
 
 @pytest.mark.slow
+def test_each_step_goes_on_from_the_usages_of_the_last(rows, monkeypatch):
+    found, totals = [], []
+
+    def follow(usage, sums, total):
+        assert not found or usage is found[-1]
+        found.append(updated(usage, sums, total))
+        totals.append(total)
+        return found[-1]
+
+    monkeypatch.setattr(_passes, "updated", follow)
+    fitted = clusterer(tol=0.0).fit(rows[0])
+    assert len(fitted.loss_curve_) == fitted.max_iter
+    assert sum(totals) == fitted.max_iter * len(rows[0])
+
+
 def test_weights(rows):
     weight = np.random.default_rng(0).integers(0, 3, len(rows[0]))
     X = da.from_array(rows[0], chunks=(RUN, 3))

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
-from skcce import CollisionClassifier, CollisionClusterer
+from skcce import CollisionClassifier, CollisionClusterer, _estimator
 from skcce._data import TrainingData
 from skcce.methods import IMSATClusterer, MIADMClusterer, SCANClusterer
 
@@ -29,6 +29,14 @@ def make(n_clusters=4, **parameters):
 def assert_all_rows_are_predicted(fit, X):
     assert_array_equal(fit.labels_, fit.predict(X))
     assert_array_equal(fit.probabilities_, fit.predict_proba(X).max(axis=1))
+
+
+def test_labels_of_several_blocks(groups, monkeypatch):
+    monkeypatch.setattr(_estimator, "_ROWS_TO_LOOK_UP", 250)
+    fit = make(prior="learn").fit(groups[0])
+    assert_array_equal(fit.labels_, fit.predict(groups[0]))
+    assert_allclose(fit.outlier_scores_, -fit.score_samples(groups[0]))
+    assert_array_equal(fit.labels_, fit.tree_.cut(4)[fit.tree_.labels])
 
 
 @pytest.mark.slow

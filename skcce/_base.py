@@ -196,6 +196,9 @@ feature_names_in_
             estimator is fitted with that.
         TypeError
             If `X` is sparse, and the model is a network.
+        KeyboardInterrupt
+            If the fit was interrupted before the training had begun, as in the search
+            for neighbors; the estimator then stays as it was.
 
         Warns
         -----
@@ -203,8 +206,8 @@ feature_names_in_
             If samples were still changing cluster, or fewer clusters are used than
             asked for; and as soon as less than half of them are used in 3 epochs.
         UserWarning
-            If the fit was interrupted from the keyboard; the estimator then keeps the
-            weights that it had.
+            If the training was interrupted from the keyboard; the estimator then keeps
+            the weights that it had.
         """
         self._validate_params()
         model, data = self._open(X, sample_weight)
@@ -232,7 +235,8 @@ feature_names_in_
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Batch. The first one must have as many rows as there are clusters.
+            Batch, which may be a dask array or data frame. The first one must have as
+            many rows as there are clusters. All rows have the same weight.
         y : Ignored
             Present for API consistency.
 
@@ -250,6 +254,8 @@ feature_names_in_
             that are not finite; if the first batch has too few rows; or if a parameter
             is out of its range, or refers to rows by their number. The estimator stays
             as it was.
+        TypeError
+            If `X` is sparse.
         AttributeError
             If the model is a network.
 
@@ -262,6 +268,12 @@ feature_names_in_
         model = LinearSoftmax() if self.model is None else self.model
         check_stream(self)
         is_first = not hasattr(self, "model_")
+        least, _ = number_and_bounds(self.n_clusters, 1)[1]
+        if self.max_samples is not None and self.max_samples < least:
+            raise ValueError(
+                f"max_samples={self.max_samples} must not be smaller than n_clusters="
+                f"{self.n_clusters}."
+            )
         X = X.compute() if is_dask(X) else X
         if issparse(X):
             raise TypeError(
@@ -279,8 +291,9 @@ feature_names_in_
             # A copy, as the fit may fail.
             stream = copy.deepcopy(stream)
         stream.add(X, self.max_samples)
-        least = number_and_bounds(self.n_clusters, stream.n_rows)[1][0]
         if is_first and least > stream.n_rows:
+            for name in ("n_features_in_", "feature_names_in_"):
+                vars(self).pop(name, None)
             raise ValueError(
                 f"The first batch has {stream.n_rows} distinct rows, fewer than "
                 f"n_clusters={self.n_clusters}. Make it larger."

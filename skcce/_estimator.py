@@ -257,7 +257,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         -------
         labels : ndarray of shape (n_samples, k)
             Numbers of clusters, or entries of ``classes_``, the most probable first;
-            of equal ones, the first first. None is -1.
+            of equal ones, the first first. There is no -1: outliers, too, have clusters
+            that are more probable than others.
         probabilities : ndarray of shape (n_samples, k)
             Their probabilities.
 
@@ -267,7 +268,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             If `k` is no integer from 1 to n_clusters.
         """
         check_is_fitted(self, "model_")
-        if not isinstance(k, Integral) or not 1 <= k <= self.n_clusters_:
+        is_int = isinstance(k, Integral) and not isinstance(k, bool)
+        if not is_int or not 1 <= k <= self.n_clusters_:
             raise ValueError(
                 f"k={k!r} must be an integer from 1 to n_clusters_={self.n_clusters_}: "
                 "how many of the most probable ones."

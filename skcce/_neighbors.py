@@ -195,10 +195,12 @@ def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> NDArray:
     """
     n_samples = data.n_samples
     graph = how if issparse(how) else clone(how).fit_transform(data.X)
-    if not issparse(graph) or graph.shape != 2 * graph.shape[:1]:
+    is_real = issparse(graph) and graph.dtype.kind in "buif"
+    if not is_real or graph.shape != 2 * graph.shape[:1]:
         raise ValueError(
             f"neighbors={how!r} must make a square sparse matrix of distances, got "
-            f"{type(graph).__name__} of shape {np.shape(graph)}."
+            f"{type(graph).__name__} of shape {np.shape(graph)} and dtype "
+            f"{getattr(graph, 'dtype', None)}."
         )
     is_of_given = data.given.shape[0] == np.shape(graph)[0]
     if issparse(how) and data.kept is not None and is_of_given:
@@ -209,10 +211,11 @@ def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> NDArray:
         )
     graph = csr_array(graph, dtype=np.float64, copy=True)
     graph.sum_duplicates()
-    if not np.isfinite(graph.data).all() or (graph.data < 0).any():
+    is_wrong = ~(np.isfinite(graph.data) & (graph.data >= 0))
+    if is_wrong.any():
         raise ValueError(
-            "neighbors must hold distances: finite, and not negative. Got values from "
-            f"{graph.data.min()} to {graph.data.max()}."
+            "neighbors must hold distances: finite, and not negative. Got "
+            f"{graph.data[is_wrong][0]}."
         )
     counts = np.diff(graph.indptr)
     samples = np.repeat(np.arange(n_samples), counts)
@@ -221,8 +224,8 @@ def read_graph(how: Any, data: TrainingData, n_neighbors: int) -> NDArray:
     few = int((counts - n_own).min())
     if few < n_neighbors:
         raise ValueError(
-            f"neighbors has a sample with {few} neighbors, fewer than n_neighbors="
-            f"{n_neighbors}. Ask for fewer, or make the graph with more."
+            f"neighbors has a sample with {few} neighbors beside itself, fewer than "
+            f"n_neighbors={n_neighbors}. Ask for fewer, or make the graph with more."
         )
     graph.data[is_own] = -1  # comes first, as nothing is nearer
     graph = sort_graph_by_row_values(graph, warn_when_not_sorted=False)

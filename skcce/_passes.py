@@ -157,7 +157,7 @@ def summed(
 
             loss, gradient = model.gradient(X[rows], evaluate)
             gradient = [part.astype(np.float64) for part in gradient]
-            size = len(X[rows]) if some is None else some.sum()
+            size = rows.stop - rows.start if some is None else some.sum()
             yield [loss, *gradient, *found, float(size)]
 
     with np.errstate(over="ignore", invalid="ignore"):

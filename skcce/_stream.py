@@ -113,6 +113,11 @@ def check_stream(estimator: BaseEstimator) -> None:
             is_wrong = value is not None
         else:
             is_wrong = not (isinstance(value, str) or hasattr(value, "fit_transform"))
+        if is_wrong and name == "checkpoint":
+            raise ValueError(
+                f"checkpoint={value!r} is for fit: partial_fit writes none. Leave it "
+                "out, and pickle the estimator between two batches."
+            )
         if is_wrong:
             raise ValueError(
                 f"{name} belongs to the rows of one fit, and is of no use in "

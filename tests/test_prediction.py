@@ -218,7 +218,7 @@ def test_of_equal_clusters_the_first_is_first(clusterer):
     assert_array_equal(skcce._estimator._largest(equal, 4), [[1, 3, 0, 2]] * 3)
 
 
-@pytest.mark.parametrize("k", [0, -1, 5, 1.0, "2", None])
+@pytest.mark.parametrize("k", [0, -1, 5, 1.0, True, "2", None])
 def test_bad_k(clusterer, k):
     with pytest.raises(ValueError, match=rf"k={k!r} must be an integer from 1 to n_cl"):
         clusterer.predict_topk(rows(5)[0], k)

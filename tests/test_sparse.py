@@ -108,6 +108,8 @@ def test_tags():
         {"model": LinearSoftmax(alpha=0.01), **RAW},
         {"model": LinearSoftmax(optimizer="lbfgs"), **RAW, "n_init": 2},
         {"init": "random", **RAW},
+        {"max_samples": 150, **RAW},
+        {"max_samples": 150},
         {"n_clusters": "auto"},
         {"contamination": 0.1},
     ],

@@ -434,7 +434,6 @@ def test_a_clone_knows_nothing_of_the_stream(groups):
         {"must_link": [[0, 1]]},
         {"cannot_link": [[0, 1]]},
         {"init": np.zeros(100, dtype=int)},
-        {"checkpoint": "run.npz"},
     ],
 )
 def test_parameters_that_refer_to_rows(groups, parameters):
@@ -450,3 +449,17 @@ def test_a_network_takes_no_stream(groups):
 def test_parameters_are_checked(groups):
     with pytest.raises(ValueError, match="max_samples"):
         make(max_samples=1).partial_fit(groups[0])
+    with pytest.raises(ValueError, match="max_samples=4 must not be smaller than n_cl"):
+        make(max_samples=4).partial_fit(groups[0])
+    with pytest.raises(ValueError, match=r"checkpoint='run.npz' is for fit"):
+        make(checkpoint="run.npz").partial_fit(groups[0])
+
+
+def test_a_first_batch_that_is_too_small_leaves_nothing(groups):
+    stream = make()
+    with pytest.raises(
+        ValueError, match="has 3 distinct rows, fewer than n_clusters=5"
+    ):
+        stream.partial_fit(groups[0][:3])
+    assert attributes(stream) == attributes(make())
+    stream.partial_fit(groups[0][:100, :2])

@@ -320,7 +320,8 @@ class CollisionClusterer(SoftmaxClusterer):
         k-means; "auto" is exact for up to 100,000 rows. Or a graph of distances, sparse
         and of shape (n_samples, n_samples), with at least `n_neighbors` per row, or a
         transformer that makes one, such as scikit-learn's ``KNeighborsTransformer``;
-        then new rows are looked up by Euclidean distance, whatever made the graph.
+        then new rows are looked up by Euclidean distance, whatever made the graph. All
+        rows of a graph take part, however many `max_samples` there may be.
     init : {"auto", "k-means", "random"} or array-like, default="auto"
         Where to start: at the centroids of k-means (on neighbor-averaged rows), turned
         into weights; at random weights (the paper's Kaiming initialization); at given
@@ -375,8 +376,9 @@ class CollisionClusterer(SoftmaxClusterer):
     Attributes
     ----------
     labels_ : ndarray of shape (n_samples,)
-        Cluster of each training sample, equal to ``predict`` on the training data; -1
-        for outliers, if `contamination` says how many.
+        Cluster of each training sample, equal to ``predict`` on the training data,
+        unless `neighbors` has another metric; -1 for outliers, if `contamination` says
+        how many.
     probabilities_ : ndarray of shape (n_samples,)
         Probability of the assigned cluster of each training sample.
     outlier_scores_ : ndarray of shape (n_samples,)

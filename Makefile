@@ -57,8 +57,8 @@ matrix: dist
 	    if ! $(BIN)/uv python find --quiet --no-python-downloads $$python; then \
 	        echo "No Python $$python here: skipped"; continue; \
 	    fi; \
-	    $(BIN)/uv pip compile --quiet --python $$python --resolution $${version#*:} \
-	        --extra test --output-file .venv/matrix.txt pyproject.toml && \
+	    $(BIN)/uv pip compile --quiet --upgrade --python $$python \
+	        --resolution $${version#*:} --extra test --output-file .venv/matrix.txt pyproject.toml && \
 	    $(UV) --python $$python --with-requirements .venv/matrix.txt \
 	        --with dist/*.whl pytest $(WORKERS) tests || exit; \
 	done

@@ -9,12 +9,16 @@ BIN := .venv/bin
 WORKERS := --numprocesses 2
 
 # Small matrices: threads of BLAS and OpenMP cost more than they give.
-quick test docs: export OMP_NUM_THREADS = 1
-quick test docs: export OPENBLAS_NUM_THREADS = 1
+quick test docs matrix: export OMP_NUM_THREADS = 1
+quick test docs matrix: export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: demo quick test lint format docs clean
+# The oldest and the newest versions of all that skcce needs, PYTHON:RESOLUTION.
+VERSIONS ?= 3.11:lowest-direct 3.11:highest 3.12:highest 3.13:highest 3.14:highest
+UV := $(BIN)/uv run --isolated --no-project --no-python-downloads
 
-demo: .venv/for-demo
+.PHONY: demo quick test lint format docs dist matrix clean
+
+demo: .venv/for-plot
 	$(BIN)/python examples/demo.py --output demo.png
 
 quick: lint
@@ -36,17 +40,32 @@ format: .venv/for-test
 
 docs: .venv/for-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
+	@echo "Pages that load something from the network, so not to be read without one:"
+	! grep -rlE '<(script|link|img)[^>]+(src|href)="?(https?:)?//' docs/_build/html --include=*.html
 
-.venv/for-demo: pyproject.toml | .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[plot]"
-	touch $@
+# Beside the wheel there is nothing but what it needs.
+dist: .venv/for-release
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(UV) --python $(BIN)/python --with dist/*.whl python tests/smoke.py
 
-.venv/for-test: pyproject.toml | .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
-	touch $@
+# All tests of the wheel, on each Python that is here.
+matrix: dist
+	for version in $(VERSIONS); do \
+	    python=$${version%:*}; \
+	    if ! $(BIN)/uv python find --quiet --no-python-downloads $$python; then \
+	        echo "No Python $$python here: skipped"; continue; \
+	    fi; \
+	    $(BIN)/uv pip compile --quiet --upgrade --python $$python \
+	        --resolution $${version#*:} --extra test --output-file .venv/matrix.txt pyproject.toml && \
+	    $(UV) --python $$python --with-requirements .venv/matrix.txt \
+	        --with dist/*.whl pytest $(WORKERS) tests || exit; \
+	done
 
-.venv/for-docs: pyproject.toml | .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[docs]"
+# With an extra of pyproject.toml.
+.venv/for-%: pyproject.toml | .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[$*]"
 	touch $@
 
 .venv:

@@ -9,6 +9,7 @@ release = version = skcce.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
     "myst_nb",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
@@ -47,6 +48,8 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "show_memory": False,
     "min_reported_time": 0,
+    # Its page loads scripts from the network.
+    "write_computation_times": False,
     "doc_module": ("skcce",),
     "backreferences_dir": "gallery/backreferences",
 }

@@ -8,7 +8,7 @@ from skcce.classifier import CollisionClassifier
 from skcce.losses import collision_cross_entropy
 from skcce.methods.collision import CollisionClusterer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CollisionClassifier",

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
+from sklearn.datasets import load_digits, load_sample_images, make_blobs
 from sklearn.exceptions import ConvergenceWarning
 from torchvision.models import get_model, get_weight
 
@@ -26,7 +26,7 @@ FENCE = re.compile(r"^```python\n(?!>>>)(.*?)^```$", re.MULTILINE | re.DOTALL)
 DIRECTIVE = re.compile(r"^\.\. code-block:: python\n\n((?: {4}.*\n|\n)+)", re.MULTILINE)
 # How many blocks and prompts there are at least, so that none is missed unnoticed.
 PAGES = {
-    "README.md": (3, 14),
+    "README.md": (4, 14),
     "docs/index.rst": (1, 0),
     "docs/start.rst": (3, 0),
     "docs/coming_from_kmeans.rst": (1, 22),
@@ -60,13 +60,17 @@ def torch_home(tmp_path_factory):
 
 @pytest.fixture
 def reader(tmp_path, torch_home, monkeypatch):
-    """Be a reader with a folder of photos, a home of their own, and little time."""
+    """Be a reader with photos, a table, a home of their own, and little time."""
     for i in range(16):
         kind = i % 2
         folder = tmp_path / "photos" / ("temple" if kind else "flower")
         folder.mkdir(parents=True, exist_ok=True)
         crop = load_sample_images().images[1 - kind][5 * i : 5 * i + 120, :160]
         Image.fromarray(crop).save(folder / f"{i:02d}.jpg")
+    rows, _ = make_blobs(300, n_features=3, random_state=0)
+    table = {"header": "number,age,income,visits", "delimiter": ",", "comments": ""}
+    numbered = np.column_stack([np.arange(300), rows])
+    np.savetxt(tmp_path / "customers.csv", numbered, **table)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(torch_home))

@@ -58,8 +58,9 @@ OF_NAMES = {
     "string": pd.Series(named(None), dtype="string"),
     "pandas.NA": pd.Series(named(pd.NA), dtype=object),
     "category": pd.Series(named(None), dtype="category"),
-    "StringDType": np.array(named("-1"), dtype=np.dtypes.StringDType()),
 }
+if hasattr(np.dtypes, "StringDType"):  # NumPy 2
+    OF_NAMES["StringDType"] = np.array(named("-1"), dtype=np.dtypes.StringDType())
 
 
 @pytest.mark.parametrize("kind", OF_NUMBERS)

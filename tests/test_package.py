@@ -1,7 +1,9 @@
 import inspect
+import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -102,17 +104,33 @@ def test_wheel_runs_outside_the_checkout(tmp_path):
         archive.extractall(tmp_path / "site")
     assert "skcce/py.typed" in names
     assert not [name for name in names if "test" in name or "example" in name]
-    code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import skcce; "
-        "from sklearn.datasets import make_blobs; X, _ = make_blobs(100, centers=3); "
-        "print(len(set(skcce.CollisionClusterer(3).fit_predict(X)))); "
-        "print(skcce.__file__)"
-    )
-    output = run("-c", code, cwd=tmp_path, text=True).stdout.split()
-    assert output[0] == "3"
-    assert output[1].startswith(str(tmp_path))
+    site = {"PYTHONPATH": str(tmp_path / "site")}
+    output = run(ROOT / "tests" / "smoke.py", env=os.environ | site, text=True).stdout
+    assert output.startswith(f"skcce {skcce.__version__} works: {tmp_path}")
 
 
-def test_version_is_in_citation_and_changelog():
-    assert f"version: {skcce.__version__}" in (ROOT / "CITATION.cff").read_text()
-    assert f"## {skcce.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+def test_version_is_the_same_everywhere():
+    for file, entry in {
+        "CITATION.cff": f"version: {skcce.__version__}",
+        "CHANGELOG.md": f"## {skcce.__version__}",
+        "docs/hosting/recipe.yaml": f'version: "{skcce.__version__}"',
+    }.items():
+        assert entry in (ROOT / file).read_text(), file
+
+
+def test_recipe_and_matrix_are_those_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    recipe = (ROOT / "docs/hosting/recipe.yaml").read_text()
+    needed = re.findall(r"^    - ([\w-]+) (>=[\d.]+)$", recipe, re.MULTILINE)
+    assert sorted("".join(pair) for pair in needed) == project["dependencies"]
+
+    versions = {
+        text.rpartition(" ")[2] for text in project["classifiers"] if ":: 3." in text
+    }
+    assert project["requires-python"] == f">={min(versions)}"
+    for file, line in {
+        "Makefile": "VERSIONS ",
+        "docs/hosting/tests.yml": " +python: ",
+    }.items():
+        line = re.search(f"^{line}.*", (ROOT / file).read_text(), re.MULTILINE)[0]
+        assert set(re.findall(r"\b3\.\d+", line)) == versions, file

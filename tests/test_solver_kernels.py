@@ -59,6 +59,9 @@ def in_python(kernel):
 def run_in_python(monkeypatch):
     """Return a function that calls another one with all kernels as plain Python."""
 
+    if (np.uint64(0) + 0).dtype != np.uint64:
+        pytest.skip("NumPy 1 makes a float of two integers, compiled code does not")
+
     def run(function, *args, **kwargs):
         n_replaced = 0
         with monkeypatch.context() as patch, np.errstate(all="ignore"):

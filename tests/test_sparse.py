@@ -346,7 +346,7 @@ def test_columns_that_the_fit_has_not_seen(tfidf):
 def test_rows_of_one_length_keep_it(tfidf):
     X, _ = tfidf
     noise = sparse.random_array(
-        (800, 3000), density=0.004, rng=np.random.default_rng(0), format="csr"
+        (800, 3000), density=0.004, random_state=np.random.default_rng(0), format="csr"
     )
     for rows, is_kept in ((normalize(noise), True), (noise, False), (X, None)):
         for form in (rows, rows.toarray()):
@@ -366,7 +366,9 @@ def test_rows_of_one_length_keep_it(tfidf):
 @pytest.mark.parametrize("factor", [1e-150, 1, 1e150])
 @pytest.mark.parametrize("shift", [0, 3])
 def test_row_scale(factor, shift):
-    X = sparse.random_array((300, 20), density=0.3, rng=np.random.default_rng(0))
+    X = sparse.random_array(
+        (300, 20), density=0.3, random_state=np.random.default_rng(0)
+    )
     X = (X.toarray() + shift) * factor
     weight = np.random.RandomState(0).random_sample(300)
     weight /= weight.mean()
@@ -456,7 +458,10 @@ def test_saved_and_loaded(tfidf, tmp_path):
     X, _ = tfidf
     noise = normalize(
         sparse.random_array(
-            (600, 5000), density=0.004, rng=np.random.default_rng(0), format="csr"
+            (600, 5000),
+            density=0.004,
+            random_state=np.random.default_rng(0),
+            format="csr",
         )
     )
     for rows in (X, noise, X[:100]):

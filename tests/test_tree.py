@@ -83,7 +83,8 @@ def test_linkage_is_scipys(centers):
         expected = fcluster(linkage, n_clusters, criterion="maxclust")
         cut = tree.cut(n_clusters)
         assert_array_equal(np.unique(cut), np.arange(n_clusters))
-        assert_same_partition(cut, expected)
+        if expected.max() == n_clusters:  # not always in SciPy 1.13
+            assert_same_partition(cut, expected)
         # In the order of their first fine cluster.
         assert (np.diff(np.unique(cut, return_index=True)[1]) > 0).all()
     natural = fcluster(linkage, 1, criterion="distance")

@@ -350,7 +350,9 @@ def test_the_rows_that_are_drawn_may_have_no_label(blobs):
 
 
 def test_images_have_no_nearest(drawings):
-    with pytest.raises(ValueError, match=r"-1 in init need rows.* has 4 dim.*every ima"):
+    with pytest.raises(
+        ValueError, match=r"-1 in init need rows.* has 4 dim.*every ima"
+    ):
         make(init=np.arange(200) % 5 - 1).fit(drawings)
 
 

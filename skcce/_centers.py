@@ -70,23 +70,22 @@ def _of_block(
     n_clusters: int, X: Any, labels: NDArray, weight: NDArray | None
 ) -> Centers:
     """Return the centers of some rows, in float64."""
-    rows = np.flatnonzero(labels >= 0)
-    labels = labels[rows]
-    weight = np.ones(len(rows)) if weight is None else weight[rows]
+    weight = np.ones(len(labels)) if weight is None else weight
+    weight, labels = np.where(labels < 0, 0, weight), np.maximum(labels, 0)
     total = np.bincount(labels, weight, n_clusters)
     share = weight / np.where(total > 0, total, 1)[labels]
-    member = csr_array((share, (labels, rows)), shape=(n_clusters, X.shape[0]))
-    X = X.astype(np.float64)
-    mean = member @ X
+    starts = np.arange(len(labels) + 1)
+    member = csr_array((share, labels, starts), shape=(len(labels), n_clusters))
+    rows = X.astype(np.float64)
+    mean = member.T @ rows
     if issparse(X):
         mean = mean.toarray()
-        squares = row_norms(X, squared=True)[rows]
-        inertia = np.bincount(labels, weight * squares, n_clusters)
+    else:
+        rows -= mean[labels]
+    inertia = np.bincount(labels, weight * row_norms(rows, squared=True), n_clusters)
+    if issparse(X):
         # A little below 0 by rounding, where all rows are equal.
         inertia = np.maximum(inertia - total * row_norms(mean, squared=True), 0)
-    else:
-        squares = row_norms(X[rows] - mean[labels], squared=True)
-        inertia = np.bincount(labels, weight * squares, n_clusters)
     return Centers(mean, total, inertia)
 
 

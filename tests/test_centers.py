@@ -97,6 +97,7 @@ def test_kmeans_has_the_same_of_its_labels(blobs):
     assert_allclose(clusterer.inertia_, kmeans.inertia_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_of_any_form_of_rows(blobs, dtype):
     X = blobs[0].astype(dtype)
@@ -173,7 +174,7 @@ def test_the_center_of_an_empty_cluster_is_its_likeliest_row():
         assert len(used) == 2
         likeliest = clusterer.predict_proba(X)[:, empty].argmax()
         assert_array_equal(clusterer.cluster_centers_[empty], X[likeliest])
-        assert clusterer.inertia_ < 1e-20
+        assert clusterer.inertia_ < 1e-12
 
 
 def test_rows_all_equal():
@@ -200,6 +201,7 @@ def test_there_are_none_before_fit_and_after_cut(blobs):
     assert_allclose(clusterer.cluster_centers_, centers)
 
 
+@pytest.mark.slow
 def test_there_are_none_of_images(drawings, whole, path):
     with pytest.raises(AttributeError, match="none of images"):
         whole.cluster_centers_  # noqa: B018
@@ -212,6 +214,7 @@ def test_a_network_on_rows_has_them(drawings):
     assert_centers(make(model__augment=None, max_iter=1).fit(X), X)
 
 
+@pytest.mark.slow
 def test_extend_counts_old_and_new_rows():
     X, y = make_blobs(400, centers=5, cluster_std=0.5, n_features=4, random_state=0)
     is_old = (y < 4) & (np.arange(400) % 2 == 0)
@@ -239,6 +242,7 @@ def test_a_stream_has_those_of_its_sample(blobs):
         assert adjusted_rand_score(y, near.labels_) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
 def test_files_and_pickles_hold_them(blobs, path, form):
     X = form(blobs[0].astype(np.float32))

@@ -4,7 +4,7 @@ import copy
 import os
 import warnings
 from numbers import Integral, Real
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,8 @@ from sklearn.utils.validation import check_is_fitted
 from skcce._autologging import inner_fits
 from skcce._blocks import is_dask
 from skcce._callbacks import with_callbacks
+from skcce._centers import Centers, find_centers, merged
+from skcce._data import TrainingData
 from skcce._discovery import check_extension, extension
 from skcce._estimator import (
     STREAMED,
@@ -88,9 +90,9 @@ max_samples, tol, contamination, checkpoint, random_state, verbose
 
     Attributes
     ----------
-    labels_, probabilities_, model_, n_clusters_, prior_, features_, tree_, coef_, \
-intercept_, loss_, loss_curve_, share_curve_, n_iter_, converged_, n_features_in_, \
-feature_names_in_
+    labels_, probabilities_, cluster_centers_, inertia_, model_, n_clusters_, prior_, \
+features_, tree_, coef_, intercept_, loss_, loss_curve_, share_curve_, n_iter_, \
+converged_, n_features_in_, feature_names_in_
         As those of :class:`skcce.CollisionClusterer`; `loss_` is the value of
         `objective`.
 
@@ -117,7 +119,7 @@ feature_names_in_
             list,
         ],
         "objective": [Objective],
-        "init": [StrOptions({"auto", "k-means", "random"}), "array-like"],
+        "init": [StrOptions({"auto", "k-means", "k-means++", "random"}), "array-like"],
         "contamination": [Interval(Real, 0, 0.5, closed="right"), None],
     }
 
@@ -244,8 +246,9 @@ feature_names_in_
         -------
         self : estimator
             The estimator, ready to predict. ``labels_`` and ``probabilities_`` are
-            those of the batch, ``loss_`` and the curves those of the last fit, and
-            ``n_samples_seen_`` counts the rows of the stream.
+            those of the batch, ``loss_``, the curves, ``cluster_centers_`` and
+            ``inertia_`` those of the last fit, and ``n_samples_seen_`` counts the rows
+            of the stream.
 
         Raises
         ------
@@ -337,6 +340,8 @@ feature_names_in_
             order = np.argsort(numbers)
             new.model_ = renumbered(new.model_, numbers)
             new.prior_, new.share_curve_ = new.prior_[order], new.share_curve_[:, order]
+            centers = new._centers
+            new._centers = {name: centers[name][order] for name in centers}
             logits = logits[:, order]
         parameters = self.get_params(deep=False)
         vars(self).update(
@@ -366,7 +371,7 @@ feature_names_in_
         CollisionClusterer
             A fitted copy, ready to predict. ``loss_`` and the curves are those of the
             fit; ``labels_`` joins fine clusters as a whole, and there are no
-            ``probabilities_``.
+            ``probabilities_`` and ``cluster_centers_``.
 
         Raises
         ------
@@ -389,6 +394,7 @@ feature_names_in_
             n_clusters_=n_clusters,
             prior_=tree.shares(n_clusters),
             labels_=labels,
+            _centers=None,
             _n_features_out=n_clusters,
         )
         return cut
@@ -417,7 +423,8 @@ feature_names_in_
             and new ones behind them. ``labels_``, ``probabilities_`` and
             ``outlier_scores_`` are those of `X`; the loss and the curves are those of
             a collision cross-entropy in which the clusters of the old rows, and the
-            rows that opened new ones, are given labels. There is no ``tree_``.
+            rows that opened new ones, are given labels. ``cluster_centers_`` and
+            ``inertia_`` are those of old and new rows. There is no ``tree_``.
 
         Raises
         ------
@@ -462,7 +469,20 @@ feature_names_in_
         extended.n_clusters = found["n_clusters_"]
         for name in ("labels_", "probabilities_", "outlier_scores_"):
             vars(extended)[name] = vars(extended)[name][-X.shape[0] :]
+        if self._centers is not None:
+            extended._centers = extended._centers_with(X, Centers(**self._centers))
         return extended
+
+    def _centers_with(self, X: NDArray, old: Centers) -> dict[str, NDArray]:
+        """Return the centers of the rows of a fit, and of new rows and clusters."""
+        new = find_centers(X, self.labels_, self._logits(X).argmax(axis=0))
+        n_old, nothing = len(old.mean), np.zeros(len(new.mean) - len(old.mean))
+        old = Centers(
+            np.concatenate([old.mean, new.mean[n_old:]]),
+            np.append(old.weight, nothing),
+            np.append(old.inertia, nothing),
+        )
+        return merged(old, new)._asdict()
 
     @lazy_for_dask
     def predict(self, X: ArrayLike) -> NDArray:
@@ -513,6 +533,10 @@ feature_names_in_
     def transform(self, X: ArrayLike) -> NDArray:
         """Return the probability of each cluster: the same as ``predict_proba``.
 
+        Not distances, as ``KMeans.transform`` does: the largest value of a row is that
+        of its cluster, not the smallest. Code for KMeans that takes the ``argmin``
+        needs the ``argmax``, or ``predict``.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or images
@@ -561,6 +585,29 @@ feature_names_in_
         return float(entr(usage).sum() - entropy)
 
     @property
+    def cluster_centers_(self) -> NDArray:
+        """Mean row of each cluster, in the units of `X`, (n_clusters, n_features)."""
+        return self._known_centers("cluster_centers_").mean
+
+    @property
+    def inertia_(self) -> float:
+        """Sum of the squared distances of rows to their centers, by weight."""
+        return float(self._known_centers("inertia_").inertia.sum())
+
+    def _known_centers(self, name: str) -> Centers:
+        # AttributeError, as scikit-learn's: hasattr tells whether there are any.
+        if not hasattr(self, "model_"):
+            raise AttributeError(f"{name} is available only after fit.")
+        if getattr(self, "_centers", None) is None:
+            raise AttributeError(
+                f"{name} is the mean of rows of a table, which are not kept: there is "
+                "none of images, after cut, or of an unfinished fit. Where there are "
+                "rows, NearestCentroid().fit(X, labels_).centroids_ of scikit-learn is "
+                "the same."
+            )
+        return Centers(**self._centers)
+
+    @property
     def tree_(self) -> ClusterTree:
         """Tree of clusters, if the fit had one."""
         if getattr(self, "_tree", None) is None:
@@ -575,6 +622,21 @@ feature_names_in_
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+    def _describe(
+        self, model: SoftmaxModel, data: TrainingData, labels: NDArray, logits: NDArray
+    ) -> dict[str, Any]:
+        if data.given is None or data.given.ndim != 2:
+            return {"_centers": None}
+        likeliest = logits.argmax(axis=0)
+        centers = find_centers(
+            data.given,
+            labels,
+            likeliest if data.kept is None else data.kept[likeliest],
+            data.given_weight,
+            distributed=model.distributed,
+        )
+        return {"_centers": centers._asdict()}
 
     def _new_objective(self, model: SoftmaxModel) -> Objective:
         """Return what is minimized."""

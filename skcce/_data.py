@@ -42,6 +42,8 @@ validate_input gave
     given : any
         What was given to the fit: samples of weight 0, and those that were not drawn,
         included.
+    given_weight : ndarray of shape (n_given,) or None
+        The weights of `given`, in the user's unit.
     """
 
     X: Any
@@ -54,6 +56,7 @@ validate_input gave
     spread: NDArray | None = None
     kept: NDArray | None = None
     given: Any = None
+    given_weight: NDArray | None = None
 
     @classmethod
     def of(cls, X: Any, weight: NDArray | None) -> "TrainingData":

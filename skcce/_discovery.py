@@ -260,7 +260,7 @@ def extension(
     start = np.where(known < 0, np.append(labels, nearest), known)
     prior = np.bincount(start, minlength=n_clusters) / len(start)
     target = np.where(known[:, np.newaxis] < 0, np.nan, np.eye(n_clusters)[known])
-    data = TrainingData(rows, graph=neighbors.walk, given=rows).with_labels(target)
+    data = TrainingData(rows, graph=neighbors.walk).with_labels(target)
     objective = asking_for(prior, objective)
     model = clone(model)
     model.initialize(

@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial, wraps
 from numbers import Integral, Real
 from types import MappingProxyType
@@ -157,6 +158,30 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
     # What an estimator without these parameters goes by.
     init = "auto"
     contamination = None
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, those of the model as ``model__...``.
+
+        Parameters
+        ----------
+        **params
+            Parameters of the estimator, or of an estimator that is one. Those of the
+            model take the place of ``model=None`` by a ``LinearSoftmax``.
+
+        Returns
+        -------
+        self : estimator
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter.
+        """
+        is_of_model = any(name.startswith("model__") for name in params)
+        if is_of_model and params.get("model", self.model) is None:
+            params = {**params, "model": LinearSoftmax()}
+        return super().set_params(**params)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the fitted estimator to a file.
@@ -534,6 +559,9 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         model = LinearSoftmax() if self.model is None else self.model
         X = self._validate_input(X, model, reset=True)
         data = TrainingData.of(X, check_weights(sample_weight, X.shape[0]))
+        if sample_weight is not None:
+            weight = np.atleast_1d(np.asarray(sample_weight, dtype=np.float64))
+            data = replace(data, given_weight=weight)
         return model, data
 
     def _validate_input(
@@ -648,6 +676,7 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             found = {**found, "outlier_scores_": scores}
             is_foreign = scores > found["_surroundings"].threshold
             labels = np.where(is_foreign, -1, clusters)
+        found = {**found, **self._describe(model, data, labels, logits)}
         # All at once, because Ctrl-C may come in between.
         for name in ("outlier_scores_", *STREAMED):  # of an earlier fit
             vars(self).pop(name, None)
@@ -661,6 +690,15 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             **curves(state),
         )
         return clusters
+
+    def _describe(
+        self, model: SoftmaxModel, data: TrainingData, labels: NDArray, logits: NDArray
+    ) -> dict[str, Any]:
+        """Return attributes that tell of the rows of each cluster.
+
+        labels : those of all rows that were given; logits : those of the samples.
+        """
+        return {}
 
     def _predict_given(
         self, model: SoftmaxModel, given: Any, found: Mapping[str, Any], tau: float

@@ -353,7 +353,8 @@ class LinearSoftmax(SoftmaxModel):
         count = np.bincount(labels, weights=sample_weight, minlength=n_clusters)
         for k in np.flatnonzero(count == 0):
             row = random_state.randint(n_samples)
-            total[k] = np.ones(1, X.dtype) @ self._standardize(X[row : row + 1])
+            one = np.ones((1, 1), X.dtype)
+            total[k] = (one @ self._standardize(X[row : row + 1]))[0]
         return total / np.where(count > 0, count, 1)[:, None]
 
 

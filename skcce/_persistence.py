@@ -77,6 +77,7 @@ _SURROUNDINGS = {
     "spread": ("f", 1),
     "threshold": float,
 }
+_CENTERS = {"mean": ("f", 2), "weight": ("f", 1), "inertia": ("f", 1)}
 _KNOWN_BEFORE = ("n_clusters_", "prior_", "classes_")
 _TRAINING = {"proba": ("f", 2), "n_calm": int}
 _GENERATOR = {"bit_generator": str, "state": dict, "has_gauss": int, "gauss": float}
@@ -210,7 +211,7 @@ class Checkpoint:
             "random_state": training.random_state.get_state(legacy=False),
             "training": {name: getattr(training, name) for name in _TRAINING},
             "fitted": _attributes_of(estimator) if estimator else fitted,
-            **_parts_of(found),
+            **_parts_of(vars(estimator) if estimator else found),
             "model": training.model_state,
             **self._classes,
         }
@@ -280,15 +281,19 @@ def _check_class(
 
 
 def _parts_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the states of features, tree and surroundings, where there are any."""
+    """Return the states of features, tree, surroundings and centers, if any."""
     parts = {"features": found["features_"], "tree": found["_tree"]}
     states = {name: part and part.get_state() for name, part in parts.items()}
     surroundings = found["_surroundings"]
-    return states | {"surroundings": surroundings and surroundings._asdict()}
+    return {
+        **states,
+        "surroundings": surroundings and surroundings._asdict(),
+        "centers": found.get("_centers"),
+    }
 
 
 def _found_of(record: Mapping[str, Any], model: SoftmaxModel) -> dict[str, Any]:
-    """Return features, tree and surroundings of a file, if they fit together.
+    """Return features, tree, surroundings and centers of a file, if they fit together.
 
     `model` is the one that the file holds.
     """
@@ -327,7 +332,30 @@ def _found_of(record: Mapping[str, Any], model: SoftmaxModel) -> dict[str, Any]:
         for n_outputs, part in models.items():
             if part.decision_function(np.zeros((1, width))).shape != (1, n_outputs):
                 raise ValueError("its model has another number of clusters")
-    return {"features_": features, "_tree": tree, "_surroundings": surroundings}
+    return {
+        "features_": features,
+        "_tree": tree,
+        "_surroundings": surroundings,
+        "_centers": _centers_of(record),
+    }
+
+
+def _centers_of(record: Mapping[str, Any]) -> dict[str, NDArray] | None:
+    """Return the centers that a file holds, if they are those of its clusters."""
+    centers, fitted = record["centers"], record["fitted"]
+    if centers is None:
+        return None
+    mean, weight, inertia = (_checked(centers, _CENTERS)[name] for name in _CENTERS)
+    n_clusters = fitted["n_clusters_"]
+    if not (
+        mean.shape == (n_clusters, fitted["n_features_in_"])
+        and weight.shape == inertia.shape == (n_clusters,)
+        and np.isfinite(mean).all()
+        and (weight >= 0).all()
+        and not (inertia < 0).any()
+    ):
+        raise ValueError("its centers are not those of its clusters")
+    return centers
 
 
 def _attributes_of(estimator: BaseEstimator) -> dict[str, Any]:

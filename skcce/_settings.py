@@ -11,6 +11,7 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.utils import check_array
 
 from skcce._blocks import is_dask
+from skcce._centers import find_centers
 from skcce._data import TrainingData
 from skcce._model import SoftmaxModel
 from skcce._objective import Objective
@@ -115,7 +116,11 @@ def resolve(
     )
     view_source = None if model.makes_views else objective.view_source
     if not isinstance(init, str):
-        init, n_init = labels_of_init(init, data, n_usual), 1
+        n_init = 1
+        if n_clusters != "auto":  # which an array cannot tell, as is said below
+            init = labels_of_init(init, data, n_clusters)
+    elif init == "k-means++":  # as code for KMeans has it
+        init = "k-means"
     if estimator.n_neighbors == "auto" and data.is_labeled:
         # There is nothing to find; only features may need them.
         asks = estimator.features not in ("auto", None)
@@ -321,7 +326,10 @@ def _tree_settings(
 
 
 def labels_of_init(init: ArrayLike, data: TrainingData, n_clusters: int) -> NDArray:
-    """Return labels of the training data for an `init` of centroids or labels."""
+    """Return labels of the training data for an `init` of centroids or labels.
+
+    A row of label -1 gets that of the nearest mean row of a label.
+    """
     init = check_array(init, ensure_2d=False, input_name="init")
     if init.ndim == 2 and init.shape == (n_clusters, *data.X.shape[1:]):
         return nearest(data.X, init)
@@ -333,12 +341,39 @@ def labels_of_init(init: ArrayLike, data: TrainingData, n_clusters: int) -> NDAr
             f"{init.shape}."
         )
     labels = init.astype(np.intp)
-    if (labels != init).any() or labels.min() < 0 or labels.max() >= n_clusters:
+    if (labels != init).any() or labels.min() < -1 or labels.max() >= n_clusters:
         raise ValueError(
-            f"Labels in init must be integers from 0 to {n_clusters - 1}, got "
-            f"values from {init.min()} to {init.max()}."
+            f"Labels in init must be integers from 0 to {n_clusters - 1}, as "
+            f"n_clusters={n_clusters}, or -1 for rows without a start, got values "
+            f"from {init.min()} to {init.max()}."
         )
-    return labels if data.kept is None else labels[data.kept]
+    n_labels = np.count_nonzero(np.bincount(labels + 1, minlength=n_clusters + 1)[1:])
+    if n_labels < n_clusters:
+        raise ValueError(
+            f"init has labels of {n_labels} clusters, and n_clusters={n_clusters}. "
+            "Start each cluster with a row at least, or give as many clusters as there "
+            "are labels."
+        )
+    labels = labels if data.kept is None else labels[data.kept]
+    return labels if labels.min() >= 0 else _with_nearest(labels, data)
+
+
+def _with_nearest(labels: NDArray, data: TrainingData) -> NDArray:
+    """Return the labels with one for each row of -1, that of the nearest mean row."""
+    if data.X.ndim != 2:
+        raise ValueError(
+            "Labels of -1 in init need rows of features, whose distances tell where "
+            f"they start, X has {data.X.ndim} dimensions. Give every image a label."
+        )
+    named, first, numbers = np.unique(labels, return_index=True, return_inverse=True)
+    if len(named) == 1:  # of the rows that were drawn
+        raise ValueError(
+            "All labels in init are -1, in the sample of max_samples rows: there is "
+            "nothing to start from."
+        )
+    means = find_centers(data.X, numbers - 1, first[1:], data.weight).mean
+    found = named[1:][nearest(data.X, means)]
+    return np.where(labels < 0, found, labels)
 
 
 def nearest(X: NDArray, centroids: NDArray) -> NDArray:

@@ -764,7 +764,7 @@ NAN = np.full((50, 2), np.nan)
         (None, {"prior": [1, 1, 1, np.nan]}, "prior contains NaN"),
         (None, {"n_neighbors": 300}, "n_neighbors=300 must be smaller"),
         (None, {"n_neighbors": -1}, "n_neighbors"),
-        (None, {"init": "k-means++"}, "init"),
+        (None, {"init": "centers"}, "init"),
         (None, {"init": np.ones((3, 5))}, "init must hold centroids"),
         (None, {"init": np.full(300, 4)}, "integers from 0 to 3"),
         (None, {"init": np.full(300, 0.5)}, "integers from 0 to 3"),

@@ -29,7 +29,7 @@ PAGES = {
     "README.md": (4, 14),
     "docs/index.rst": (1, 0),
     "docs/start.rst": (3, 0),
-    "docs/coming_from_kmeans.rst": (1, 22),
+    "docs/beside_kmeans.rst": (2, 39),
     "docs/guide.rst": (0, 23),
     "docs/images.rst": (7, 0),
     "docs/choosing.rst": (2, 0),

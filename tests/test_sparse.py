@@ -23,7 +23,7 @@ from skcce import (
 )
 from skcce._neighbors import principal_projection
 from skcce._scaling import row_scale, standardize
-from skcce.deep import DeepSoftmax
+from skcce.deep import DeepSoftmax, TorchLinearSoftmax
 from skcce.methods import IMSATClusterer, SCANClusterer
 from skcce.model_selection import probe_accuracy, rows_to_label
 
@@ -415,6 +415,25 @@ def test_networks_take_no_sparse_rows(blobs):
     X = sparse.csr_array(blobs[0])
     with pytest.raises(TypeError, match=r"and a DeepSoftmax takes.*TruncatedSVD"):
         fit(X, model=DeepSoftmax(nn.Identity))
+    with pytest.raises(TypeError, match=r"and a TorchLinearSoftmax.*TruncatedSVD"):
+        CollisionClassifier(model=TorchLinearSoftmax(device="cpu")).fit(X, blobs[1])
+    network = DeepSoftmax(nn.Identity, augment=None)
+    fitted = fit(blobs[0], model=network, max_iter=1)
+    with pytest.raises(TypeError, match=r"and a DeepSoftmax takes.*TruncatedSVD"):
+        fitted.predict(X)
+
+
+def test_streams_take_no_sparse_rows(blobs):
+    with pytest.raises(TypeError, match=r"partial_fit takes dense rows.*TruncatedSVD"):
+        CollisionClusterer(4).partial_fit(sparse.csr_array(blobs[0]))
+
+
+def test_a_start_without_a_row_is_a_random_one(blobs):
+    X, _ = blobs
+    init = np.r_[X[:3], [np.full(12, 1e3)]]
+    one, two = (fit(rows, init=init, **RAW) for rows in (X, sparse.csr_array(X)))
+    assert_array_equal(one.labels_, two.labels_)
+    assert_allclose(one.coef_, two.coef_, rtol=1e-6, atol=1e-9)
 
 
 def test_adversarial_views_of_sparse_rows(blobs):

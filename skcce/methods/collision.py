@@ -259,8 +259,8 @@ class CollisionClusterer(SoftmaxClusterer):
         a valley of few neighbors between any two; a pair (low, high) bounds it. Some
         100 fine clusters are joined, so there are at most 100, or ``high``.
     model : SoftmaxModel or None, default=None
-        The model that is trained. None means ``LinearSoftmax()``; pass that, or
-        another model, to set or search its own parameters (``model__alpha``, ...).
+        The model that is trained. None means ``LinearSoftmax()``. Its own parameters
+        are set and searched as ``model__alpha``, ...
         :class:`skcce.deep.DeepSoftmax` trains a torch network, on images or on rows.
     features : "auto", "spectral", SpectralFeatures or None, default="auto"
         What the model is trained on: "spectral" are the rows and, beside them, their
@@ -322,13 +322,15 @@ class CollisionClusterer(SoftmaxClusterer):
         transformer that makes one, such as scikit-learn's ``KNeighborsTransformer``;
         then new rows are looked up by Euclidean distance, whatever made the graph. All
         rows of a graph take part, however many `max_samples` there may be.
-    init : {"auto", "k-means", "random"} or array-like, default="auto"
+    init : {"auto", "k-means", "k-means++", "random"} or array-like, default="auto"
         Where to start: at the centroids of k-means (on neighbor-averaged rows), turned
         into weights; at random weights (the paper's Kaiming initialization); at given
         centroids, shape (n_clusters, n_features), of the rows as given; or at the
-        labels of any other clustering, integers of shape (n_samples,). "auto" is
-        "k-means" for a linear model, "random" for a network. There is a tree of
-        clusters with "k-means" only.
+        labels of any other clustering, integers of shape (n_samples,), which must name
+        `n_clusters` clusters, from 0 on. A row of label -1, as of HDBSCAN, starts in
+        the cluster whose mean row is nearest. "auto" is "k-means" for a linear model,
+        "random" for a network; "k-means++" is another name of "k-means". There is a
+        tree of clusters with "k-means" only.
     n_init : int or "auto", default="auto"
         Number of starts. With neighbors, the labels of k-means are refined first, and
         the three of them that say most about the labels of neighbors go on. Each is
@@ -384,6 +386,14 @@ class CollisionClusterer(SoftmaxClusterer):
     outlier_scores_ : ndarray of shape (n_samples,)
         How foreign each training sample is, from its distances to neighbors; 0 is
         usual. Only if there are features.
+    cluster_centers_ : ndarray of shape (n_clusters, n_features)
+        Mean row of each cluster, by weight, in the units of `X`. Rows of label -1 count
+        in none; the center of a cluster without rows is the training row that is most
+        probable in it. ``predict`` does not go by centers. There are none after a fit
+        to images, or ``cut``.
+    inertia_ : float
+        Sum of the squared distances of the rows to the centers of their clusters, by
+        weight, without those of label -1. A fit does not minimize it.
     temperature_ : float
         What the logits of the model are divided by, so that probabilities are as sure
         as neighbors are of one mind; 1 without neighbors.
@@ -444,7 +454,9 @@ class CollisionClusterer(SoftmaxClusterer):
     that touch and are known to be about equally large, "learn" for thin bands, such as
     two moons.
 
-    Unlike KMeans, ``transform`` returns probabilities, not distances.
+    Unlike KMeans, ``transform`` returns probabilities, not distances: the cluster of a
+    row is the ``argmax`` of what it returns, where code for KMeans takes the
+    ``argmin``.
 
     Sparse rows, such as those of tf-idf, stay sparse: neighbors are found between their
     128 leading components, found in a sample of 4096 rows, and a model of the rows as

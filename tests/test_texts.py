@@ -1,0 +1,73 @@
+"""Texts: words of topics, and the examples on them."""
+
+import gzip
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import CountVectorizer
+
+from skcce.text import topic_words
+
+TEXTS = ["apples and pears", "ripe apples", "fast cars", "cars and vans", "apples"]
+LABELS = [0, 0, 1, 1, -1]
+
+
+@pytest.fixture
+def examples(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "examples"))
+
+
+def test_words_are_those_of_the_formula(rng):
+    words = [f"word{i}" for i in range(9)]
+    texts = [" ".join(rng.choice(words, size=12)) for _ in range(20)]
+    labels = rng.integers(3, size=20)
+    joined = [" ".join(np.array(texts)[labels == k]).split() for k in range(3)]
+    counts = np.array([[text.count(word) for word in words] for text in joined])
+    rarity = np.log(1 + counts.sum() / 3 / counts.sum(axis=0))
+    scores = counts / counts.sum(axis=1, keepdims=True) * rarity
+    found = topic_words(texts, labels, 4)
+    for k, row in enumerate(scores):
+        assert found[k] == [words[i] for i in np.argsort(-row, kind="stable")[:4]]
+
+
+def test_every_label_has_words():
+    found = topic_words(iter(TEXTS), LABELS, 2)
+    assert list(found) == [-1, 0, 1]
+    assert found[-1] == ["apples"]
+    assert found[0] == ["pears", "ripe"] or found[0][0] == "apples"
+    assert found[1] == ["cars", "fast"]
+    assert "and" not in found[0] + found[1]  # a stop word
+    names = topic_words(TEXTS, np.array(list("ffccf")), 1)
+    assert names == {"c": ["cars"], "f": ["apples"]}
+    assert topic_words(["and", "cars"], [0, 1]) == {0: [], 1: ["cars"]}
+
+
+def test_the_vectorizer_says_what_a_word_is():
+    pairs = CountVectorizer(ngram_range=(2, 2))
+    found = topic_words(TEXTS, LABELS, 9, vectorizer=pairs)
+    assert found == {
+        -1: [],
+        0: ["and pears", "apples and", "ripe apples"],
+        1: ["and vans", "cars and", "fast cars"],
+    }
+    assert not hasattr(pairs, "vocabulary_")
+    given = CountVectorizer(vocabulary=["cars", "apples", "boats"])
+    found = topic_words(TEXTS, LABELS, vectorizer=given)
+    assert found == {-1: ["apples"], 0: ["apples"], 1: ["cars"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((TEXTS, [0, 1]), "2 labels and 5 texts"),
+        ((TEXTS, LABELS, 0), "n_words=0 must be a positive integer"),
+        ((TEXTS, LABELS, 1.5), "n_words=1.5 must be"),
+        (("apples and pears", LABELS), "texts='apples and pears'.* not one"),
+        ((["and", "the"], [0, 1]), "empty vocabulary"),
+    ],
+)
+def test_bad_input_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        topic_words(*arguments)

@@ -58,9 +58,12 @@ def main():
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of stackoverflow_minilm.npz")
     add("--spreads", type=float, nargs="+", default=[0, 0.25, 0.5, 1])
+    add("--rows", type=int, help="so many rows, drawn at random; all if not given")
     add("--seeds", type=int, default=2, help="number of runs")
     args = parser.parse_args()
     X, y = load(args.data / "stackoverflow_minilm.npz")
+    drawn = np.random.default_rng(0).permutation(len(X))[: args.rows]
+    X, y = X[drawn], y[drawn]
     print(f"{'':14}{'neighbors':>10}" + "".join(f"{name:>26}" for name in METHODS))
     print(f"{'spread':14}{'of own, %':>10}" + f"{'ARI, %   largest, %':>26}" * 2)
     runs = tqdm(total=len(args.spreads) * args.seeds * len(METHODS), leave=False)

@@ -13,12 +13,10 @@ name. :doc:`/texts` has the same with embeddings, and says what to do with new t
 
 import inspect
 from collections import Counter
+from importlib import import_module
 
 import numpy as np
-from scipy import fft, integrate, interpolate, linalg, ndimage, optimize, signal, special
-from scipy import sparse, stats
 from scipy.cluster.hierarchy import linkage
-from sklearn import datasets, metrics
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
@@ -28,16 +26,20 @@ from skcce import CollisionClusterer
 from skcce.plot import TreeDisplay
 from skcce.text import topic_words
 
-MODULES = [fft, integrate, interpolate, linalg, ndimage, optimize, signal, special]
-MODULES += [sparse, stats, datasets, metrics]
+MODULES = (
+    "scipy.fft scipy.integrate scipy.interpolate scipy.linalg scipy.ndimage "
+    "scipy.optimize scipy.signal scipy.sparse scipy.special scipy.stats "
+    "sklearn.datasets sklearn.metrics"
+).split()
 
 module_of = {}
 for module in MODULES:
-    for name in module.__all__:
-        paragraphs = (inspect.getdoc(vars(module).get(name)) or "").split("\n\n")
+    members = vars(import_module(module))
+    for name in members["__all__"]:
+        paragraphs = (inspect.getdoc(members.get(name)) or "").split("\n\n")
         summary = next((text for text in paragraphs if text.endswith(".")), "")
         if 3 < len(summary.split()) < 25:
-            module_of[" ".join(summary.split())] = module.__name__
+            module_of[" ".join(summary.split())] = module
 texts = list(module_of)
 print(f"{len(texts)} texts, such as: {texts[0]}")
 

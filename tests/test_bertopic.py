@@ -1,6 +1,7 @@
 """BERTopic with CollisionClusterer in the place of HDBSCAN."""
 
 import gzip
+import re
 import sys
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
-from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
 
@@ -22,6 +22,7 @@ from bertopic.vectorizers import OnlineCountVectorizer
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parent.parent
 SIZES = [150, 120, 90, 60]
 
 
@@ -166,3 +167,39 @@ def test_a_saved_model_names_topics_and_the_clusterer_finds_them(
     assert_array_equal(loaded.transform(texts, X)[0], topics)
     proba = topic_proba(loaded, loaded.hdbscan_model, X)
     assert_array_equal(proba.argmax(axis=1), topics)
+
+
+def test_code_of_the_page_runs(documents, tmp_path, monkeypatch):
+    texts, X, _ = documents
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "texts.rst").read_text()
+    section = page.partition("\nBERTopic\n---")[2]
+    blocks = re.findall(r"::\n\n((?: {4}.*\n|\n)+)", section)
+    names = {"texts": texts, "X": X, "new_texts": texts[:9], "new_X": X[:9], "np": np}
+    names["CollisionClusterer"] = CollisionClusterer
+    for block in blocks:
+        if " = " in block:
+            exec(re.sub("^ {4}", "", block, flags=re.MULTILINE), names)
+    assert_array_equal(names["topic_proba"].argmax(axis=1), names["topics"])
+    assert_array_equal(names["model"].transform(texts, X)[0], names["topics"])
+
+
+def test_the_script_prints_a_row_for_every_way(
+    documents, tmp_path, monkeypatch, capsys
+):
+    texts, X, y = documents
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import bertopic_topics
+
+    monkeypatch.setattr(bertopic_topics, "with_umap", lambda X, seed: X[:, :5])
+    np.savez(tmp_path / "small_minilm.npz", X=X.astype(np.float16), y=y)
+    rows = [f"{text},{k}" for text, k in zip(texts, y, strict=True)]
+    with gzip.open(tmp_path / "small.csv.gz", "wt") as file:
+        file.write("\n".join(["text,y", *rows]))
+    options = ["small", "--data", str(tmp_path), "--seeds", "1"]
+    monkeypatch.setattr(sys, "argv", ["", *options])
+    bertopic_topics.main()
+    first, *table = capsys.readouterr().out.splitlines()
+    assert first.startswith("small, 420 texts")
+    assert len(table) == 4
+    assert float(table[0].split()[1]) == 100

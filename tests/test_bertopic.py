@@ -46,10 +46,10 @@ def new_model(clusterer, **options):
 def topic_proba(model, clusterer, X):
     """Return the probability of each topic, as the docs do it."""
     proba = clusterer.predict_proba(X)
-    mapping = model.topic_mapper_.get_mappings()
-    mapping.pop(-1, None)
-    of_topic = np.zeros((proba.shape[1], max(mapping.values()) + 1))
-    of_topic[list(mapping), list(mapping.values())] = 1
+    topic_of = model.topic_mapper_.get_mappings().items()
+    topic_of = {k: topic for k, topic in topic_of if min(k, topic) >= 0}
+    of_topic = np.zeros((proba.shape[1], max(topic_of.values()) + 1))
+    of_topic[list(topic_of), list(topic_of.values())] = 1
     return proba @ of_topic
 
 

@@ -178,7 +178,7 @@ def through_skops(estimator):
 
 def fits(X, y):
     """Return fits of all kinds."""
-    clusterer = cluster(X)
+    clusterer = cluster(X, prior="auto")
     return {
         "default": clusterer,
         "rows as they are": cluster(X, features=None),
@@ -191,6 +191,7 @@ def fits(X, y):
     }
 
 
+@pytest.mark.slow
 def test_skops():
     X, y = rows()
     for name, fitted in fits(X, y).items():

@@ -20,8 +20,8 @@ from skcce import CollisionClassifier, CollisionClusterer, SpectralFeatures
 from skcce.model_selection import rows_to_label
 
 mlflow = pytest.importorskip("mlflow", minversion="3")
+pytest.importorskip("mlflow.sklearn")
 pytest.importorskip("sqlalchemy")
-import mlflow.sklearn  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,

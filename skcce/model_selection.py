@@ -58,9 +58,9 @@ def label_stability(
     .. math:: \frac1B \sum_{b=1}^{B} \mathrm{AMI}\bigl(c(X), c_b(X)\bigr)
 
     where :math:`c` is the fitted estimator and :math:`c_b` a clone of it, fitted to the
-    :math:`b`-th random subsample of `X` [1]_ [2]_. Both predict all of `X`. The adjusted
-    mutual information also sees what becomes of small clusters, where the adjusted Rand
-    index counts pairs, and so little but the large ones [3]_.
+    :math:`b`-th random subsample of `X` [1]_ [2]_. Both predict all of `X`. The
+    adjusted mutual information sees what becomes of small clusters; the adjusted Rand index
+    counts pairs, of which the large ones have most [3]_.
 
     Parameters
     ----------

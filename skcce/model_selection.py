@@ -59,8 +59,8 @@ def label_stability(
 
     where :math:`c` is the fitted estimator and :math:`c_b` a clone of it, fitted to the
     :math:`b`-th random subsample of `X` [1]_ [2]_. Both predict all of `X`. The
-    adjusted mutual information sees what becomes of small clusters; the adjusted Rand index
-    counts pairs, of which the large ones have most [3]_.
+    adjusted mutual information (AMI) sees what becomes of small clusters; the adjusted
+    Rand index counts pairs of samples, of which the large ones have most [3]_.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_mutual_info_score
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -55,10 +55,12 @@ def label_stability(
 ) -> float:
     r"""Measure how much of a clustering is found again from a part of the data.
 
-    .. math:: \frac1B \sum_{b=1}^{B} \mathrm{ARI}\bigl(c(X), c_b(X)\bigr)
+    .. math:: \frac1B \sum_{b=1}^{B} \mathrm{AMI}\bigl(c(X), c_b(X)\bigr)
 
     where :math:`c` is the fitted estimator and :math:`c_b` a clone of it, fitted to the
-    :math:`b`-th random subsample of `X` [1]_ [2]_. Both predict all of `X`.
+    :math:`b`-th random subsample of `X` [1]_ [2]_. Both predict all of `X`. The
+    adjusted mutual information (AMI) sees what becomes of small clusters; the adjusted
+    Rand index counts pairs of samples, of which the large ones have most [3]_.
 
     Parameters
     ----------
@@ -78,8 +80,8 @@ def label_stability(
     Returns
     -------
     float
-        Mean adjusted Rand index: 1 if nothing changes, about 0 if nothing is found
-        again. A single cluster, which anything finds again, counts as 0.
+        Mean adjusted mutual information: 1 if nothing changes, about 0 if nothing is
+        found again. A single cluster, which anything finds again, counts as 0.
 
     Raises
     ------
@@ -97,6 +99,8 @@ def label_stability(
        structure in clustered data". PSB 2002.
     .. [2] Lange, Roth, Braun, Buhmann. "Stability-based validation of clustering
        solutions". Neural Computation 16 (2004).
+    .. [3] Romano, Vinh, Bailey, Verspoor. "Adjusting for Chance Clustering Comparison
+       Measures". JMLR 17 (2016).
 
     Examples
     --------
@@ -115,7 +119,8 @@ def label_stability(
         rows = random_state.permutation(n_samples)[: max(1, int(subsample * n_samples))]
         with inner_fits():
             again = clone(estimator).fit(_safe_indexing(X, rows)).predict(X)
-        scores.append(0.0 if _is_single(again) else adjusted_rand_score(labels, again))
+        score = 0.0 if _is_single(again) else adjusted_mutual_info_score(labels, again)
+        scores.append(score)
     return float(np.mean(scores))
 
 

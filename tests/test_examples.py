@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from skcce import solve_pseudo_labels
+from skcce.plot import ConfidenceDisplay
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -234,10 +235,52 @@ def test_choosing_without_labels_prints_how_often(monkeypatch, capsys):
     monkeypatch.setattr(choose_without_labels, "LAMS", [0.1, 1.0])
     monkeypatch.setattr(choose_without_labels, "RATIOS", [0.5, 1.0])
     small = ["--subsets", 1, "--rows", 200, "--jobs", 1]
-    run(choose_without_labels, monkeypatch, *small)
+    studies = ["--studies", "lam", "clusters-noise"]
+    run(choose_without_labels, monkeypatch, *small, *studies)
     printed = capsys.readouterr().out
     for criterion in choose_without_labels.CRITERIA:
-        assert printed.count(f"\n{criterion} ") == 3
+        assert printed.count(f"\n{criterion} ") == 2
+    for number in ("'auto'", "(5, 10)"):
+        assert printed.count(f"\nn_clusters={number} ") == 1
+
+
+@pytest.mark.usefixtures("examples")
+def test_noise_has_the_values_of_rows(rng):
+    import choose_without_labels
+
+    X, y = rng.normal(size=(40, 8)), np.arange(40) % 4
+    noisy, classes = choose_without_labels.add_noise(X, y, seed=0)
+    assert noisy.shape == (44, 10)
+    assert_array_equal(noisy[:40, :8], X)
+    assert_array_equal(classes, np.append(y, [-1] * 4))
+    for column, values in zip(noisy[40:, :8].T, X.T, strict=True):
+        assert np.isin(column, values).all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
+def test_calibration_has_a_row_for_every_method(monkeypatch, capsys):
+    import calibration
+
+    options = ["--rows", 300, "--seeds", 1, "--labels", 40, 60]
+    run(calibration, monkeypatch, *options)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == 2 * 6
+    for line in lines:
+        accuracy, loss, error = map(float, line.split()[-3:])
+        assert 50 < accuracy <= 100
+        assert 0 < loss < 2
+        assert 0 <= error < 50
+
+
+@pytest.mark.usefixtures("examples")
+def test_calibration_error_is_that_of_the_display():
+    from calibration import scores
+
+    proba = np.array([[0.9, 0.1], [0.7, 0.3], [0.4, 0.6], [0.2, 0.8]])
+    _, _, error = scores(proba, np.array([0, 0, 1, 0]))
+    display = ConfidenceDisplay.from_predictions(proba, [0, 0, 1, 0])
+    assert error == pytest.approx(100 * display.ece_)
 
 
 @pytest.mark.slow

@@ -176,19 +176,32 @@ def through_skops(estimator):
     return skops.io.loads(file, trusted=types), types
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [{}, {"features": None}, {"prior": "learn", "contamination": 0.1}],
-)
-def test_skops(parameters):
-    X = rows()[0]
-    clusterer = cluster(X, **parameters)
-    loaded, types = through_skops(clusterer)
-    assert_array_equal(loaded.labels_, clusterer.labels_)
-    assert_array_equal(loaded.predict(X), clusterer.predict(X))
-    assert_array_equal(loaded.predict_proba(X), clusterer.predict_proba(X))
-    # Nothing but this package and scikit-learn asks for trust.
-    assert {name.split(".")[0] for name in types} <= {"skcce", "sklearn"}
+def fits(X, y):
+    """Return fits of all kinds."""
+    clusterer = cluster(X, prior="auto")
+    return {
+        "default": clusterer,
+        "rows as they are": cluster(X, features=None),
+        "tree and outliers": cluster(X, prior="learn", contamination=0.1),
+        "cut": clusterer.cut(3),
+        "extended": clusterer.extend(X[:50] + 30),
+        "stream": CollisionClusterer(4, n_init=1, random_state=0).partial_fit(X),
+        "cells": cluster(X, neighbors="approximate"),
+        "classifier": classify(X, y),
+    }
+
+
+@pytest.mark.slow
+def test_skops():
+    X, y = rows()
+    for name, fitted in fits(X, y).items():
+        loaded, types = through_skops(fitted)
+        assert_array_equal(loaded.labels_, fitted.labels_, err_msg=name)
+        assert_array_equal(loaded.predict(X), fitted.predict(X), err_msg=name)
+        proba = loaded.predict_proba(X)
+        assert_array_equal(proba, fitted.predict_proba(X), err_msg=name)
+        # Nothing but this package asks for trust.
+        assert {name.split(".")[0] for name in types} == {"skcce"}
 
 
 def test_skops_needs_no_trust_in_the_export():

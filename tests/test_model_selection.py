@@ -7,7 +7,11 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_rand_score, pairwise_distances
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    adjusted_rand_score,
+    pairwise_distances,
+)
 from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -39,6 +43,15 @@ class Moody(Recorder):
         return np.random.default_rng(len(self.fitted_to)).integers(0, 2, len(X))
 
 
+class Wavering(Recorder):
+    """Find two large clusters, and eight small ones anew each time."""
+
+    def predict(self, X):
+        labels = super().predict(X)
+        small = np.random.default_rng(len(self.fitted_to)).integers(2, 10, len(X))
+        return np.where(np.asarray(X)[:, 1] > 1.5, small, labels)
+
+
 class Single(Recorder):
     def predict(self, X):
         return np.zeros(len(X), dtype=int)
@@ -63,7 +76,7 @@ def separated():
     return make_blobs(240, centers=4, cluster_std=0.3, random_state=1)[0]
 
 
-def test_stability_is_the_mean_rand_index_of_subsamples(blobs):
+def test_stability_is_the_mean_information_of_subsamples(blobs):
     X = blobs[0]
     kmeans = KMeans(6, n_init=1, random_state=0).fit(X)
     rng = np.random.RandomState(3)
@@ -71,7 +84,7 @@ def test_stability_is_the_mean_rand_index_of_subsamples(blobs):
     for _ in range(3):
         rows = rng.permutation(len(X))[:150]
         again = KMeans(6, n_init=1, random_state=0).fit(X[rows]).predict(X)
-        expected.append(adjusted_rand_score(kmeans.predict(X), again))
+        expected.append(adjusted_mutual_info_score(kmeans.predict(X), again))
     found = label_stability(kmeans, X, n_subsamples=3, subsample=0.5, random_state=3)
     assert found == np.mean(expected)
     assert len(set(expected)) == 3
@@ -91,6 +104,16 @@ def test_subsamples_are_drawn_anew_without_repetition(rng):
 def test_what_is_not_found_again_is_not_stable(rng):
     X = rng.normal(size=(400, 2))
     assert abs(label_stability(Moody().fit(X), X)) < 0.05
+
+
+def test_small_clusters_count(rng):
+    """Most pairs of rows are in the large clusters, and stay together."""
+    X = rng.normal(size=(2000, 2))
+    fitted = Wavering().fit(X)
+    first = fitted.predict(X)
+    Wavering().fit(X)  # the small ones are drawn anew
+    pairs = adjusted_rand_score(first, fitted.predict(X))
+    assert label_stability(fitted, X) < pairs - 0.02
 
 
 def test_one_cluster_counts_as_nothing(rng):

@@ -30,6 +30,7 @@ CLUSTERERS = {
     "CollisionClusterer": lambda k, seed: CollisionClusterer(k, random_state=seed),
     "KMeans(n_init=10)": lambda k, seed: KMeans(k, n_init=10, random_state=seed),
 }
+METHODS = [f"{before}{name}" for before in ("", "UMAP, ") for name in CLUSTERERS]
 
 
 def with_umap(X, seed):
@@ -56,14 +57,16 @@ def timed(function, *arguments):
     return function(*arguments), time.perf_counter() - start
 
 
-def run(texts, X, y, seed):
-    """Yield a name, the ARI in %, and seconds of each way to find topics."""
-    reduced, seconds = timed(with_umap, X, seed)
-    for rows, before, title in [(X, 0, ""), (reduced, seconds, "UMAP, ")]:
-        for name, make in CLUSTERERS.items():
-            clusterer = make(len(np.unique(y)), seed)
-            topics, fit = timed(topics_of, texts, rows, clusterer)
-            yield title + name, 100 * adjusted_rand_score(y, topics), before + fit
+def run(texts, X, y, seed, methods):
+    """Yield the ARI in %, and seconds, of each way to find topics."""
+    rows, seconds = {"": X}, {"": 0}
+    if any(method.startswith("UMAP") for method in methods):
+        rows["UMAP"], seconds["UMAP"] = timed(with_umap, X, seed)
+    for method in methods:
+        before, _, name = method.rpartition(", ")
+        clusterer = CLUSTERERS[name](len(np.unique(y)), seed)
+        topics, fit = timed(topics_of, texts, rows[before], clusterer)
+        yield method, 100 * adjusted_rand_score(y, topics), seconds[before] + fit
 
 
 def main():
@@ -73,6 +76,7 @@ def main():
     add = parser.add_argument
     add("names", nargs="*", default=["stackoverflow", "banking77"], help="data sets")
     add("--data", type=Path, required=True, help="folder of texts and embeddings")
+    add("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD")
     add("--seeds", type=int, default=3, help="number of runs")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # of UMAP, about its seed
@@ -81,7 +85,7 @@ def main():
         X = normalize(load(args.data / f"{name}_minilm.npz")[0])
         scores = {}
         for seed in tqdm(range(args.seeds), leave=False):
-            for method, *row in run(texts, X, y, seed):
+            for method, *row in run(texts, X, y, seed, args.methods):
                 scores.setdefault(method, []).append(row)
         print(f"{name + f', {len(y)} texts':34}{'ARI, %':>12}{'seconds':>10}")
         for method, rows in scores.items():

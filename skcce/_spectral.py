@@ -38,9 +38,10 @@ from skcce._threads import single_blas_thread
 
 __all__ = ["SpectralFeatures"]
 
-# Relative error of the eigenvalues. Clusters that lie apart have nearly equal ones: to
-# tell these from one another exactly would take forever, and is of no use.
-_TOLERANCE = 1e-8
+# Relative errors of the eigenvalues. Clusters that lie apart have nearly equal ones: to
+# tell these from one another exactly would take forever, and is of no use. Of hundreds
+# of islands, such as UMAP makes, the first one is too much to ask for.
+_TOLERANCES, _N_RESTARTS = (1e-8, 1e-3), 100
 # Eigenvectors of so few samples are noise.
 _SAMPLES_PER_COMPONENT = 3
 
@@ -392,11 +393,12 @@ def leading_eigenvectors(
             symmetric.toarray(), subset_by_index=(n_samples - n_vectors, n_samples - 1)
         )
     else:
-        try:
-            values, vectors = eigsh(
-                symmetric, n_vectors, which="LA", v0=root, tol=_TOLERANCE
-            )
-        except ArpackNoConvergence as error:
-            values, vectors = error.eigenvalues, error.eigenvectors
+        for tolerance in _TOLERANCES:
+            how = {"which": "LA", "v0": root, "tol": tolerance, "maxiter": _N_RESTARTS}
+            try:
+                values, vectors = eigsh(symmetric, n_vectors, **how)
+                break
+            except ArpackNoConvergence as error:
+                values, vectors = error.eigenvalues, error.eigenvectors
     order = np.argsort(-values, kind="stable")
     return values[order].clip(0, 1), vectors[:, order] / root[:, np.newaxis]

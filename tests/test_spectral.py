@@ -7,7 +7,7 @@ from sklearn.datasets import make_blobs, make_circles, make_moons
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skcce import CollisionClusterer, SpectralFeatures
+from skcce import CollisionClusterer, SpectralFeatures, _spectral
 from skcce._data import TrainingData
 from skcce._neighbors import find_neighbors
 from skcce._spectral import leading_eigenvectors
@@ -42,6 +42,18 @@ def test_eigenvectors_of_the_walk(rng, n_samples, weighted):
     assert_allclose(values[0], 1)
     dense = np.sort(np.linalg.eig(neighbors.walk.toarray())[0].real)[::-1]
     assert_allclose(values, dense[:12], atol=1e-7)
+
+
+@pytest.mark.parametrize("n_restarts", [15, 100])
+def test_as_many_eigenvectors_of_islands(rng, monkeypatch, n_restarts):
+    """Whose eigenvalues are all 1, or nearly so: Lanczos might go on forever."""
+    monkeypatch.setattr(_spectral, "_N_RESTARTS", n_restarts)
+    centers = rng.uniform(-10, 10, (100, 5))
+    X = np.repeat(centers, 30, axis=0) + 0.1 * rng.normal(size=(3000, 5))
+    neighbors = neighbors_of(X)
+    values, vectors = leading_eigenvectors(neighbors.walk, neighbors.strength, 21)
+    assert vectors.shape == (3000, 21)
+    assert_allclose(neighbors.walk @ vectors, values * vectors, atol=1e-2)
 
 
 def test_training_rows_have_the_features_of_the_fit(moons, digits):

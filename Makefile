@@ -52,9 +52,9 @@ dist: .venv/for-release
 
 # All tests of the wheel, on each Python that is here.
 matrix: dist
-	for version in $(VERSIONS); do \
+	@for version in $(VERSIONS); do \
 	    python=$${version%:*}; \
-	    if ! $(BIN)/uv python find --quiet --no-python-downloads $$python; then \
+	    if ! $(BIN)/uv python find --no-python-downloads $$python 2> /dev/null; then \
 	        echo "No Python $$python here: skipped"; continue; \
 	    fi; \
 	    $(BIN)/uv pip compile --quiet --upgrade --python $$python \

@@ -69,9 +69,8 @@ for topic, found in topics.items():
 # the topics whose mean rows are near to each other.
 
 names = [", ".join(topics[k][:3]) for k in labels]
-centers = [X[labels == k].mean(axis=0) for k in topics]
 TreeDisplay.from_predictions(
-    linkage(centers, "ward"),
+    linkage(clusterer.cluster_centers_, "ward"),
     labels,
     confidence=clusterer.probabilities_,
     y=names,

@@ -86,15 +86,17 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     """Leave out of coverage, which doubles their time, the tests by many examples.
 
-    These are scikit-learn's checks and those of hypothesis.
+    These are scikit-learn's checks, those of hypothesis, and all cases but the first.
     """
+    first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+    if config.getoption("--one-case"):
+        items[:] = reversed(first.values())
     for item in items:
         function = getattr(item, "function", None)
-        if "check" in item.fixturenames or hasattr(function, "hypothesis"):
+        is_first = item is first[item.nodeid.partition("[")[0]]
+        is_check = "check" in item.fixturenames or hasattr(function, "hypothesis")
+        if is_check or not is_first:
             item.add_marker("no_cover")
-    if config.getoption("--one-case"):
-        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
-        items[:] = reversed(first.values())
 
 
 # Which solver of the pseudo-labels takes which divergence.

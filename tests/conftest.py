@@ -86,17 +86,15 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     """Leave out of coverage, which doubles their time, the tests by many examples.
 
-    These are scikit-learn's checks, those of hypothesis, and all cases but the first.
+    These are scikit-learn's checks and those of hypothesis.
     """
-    first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
-    if config.getoption("--one-case"):
-        items[:] = reversed(first.values())
     for item in items:
         function = getattr(item, "function", None)
-        is_first = item is first[item.nodeid.partition("[")[0]]
-        is_check = "check" in item.fixturenames or hasattr(function, "hypothesis")
-        if is_check or not is_first:
+        if "check" in item.fixturenames or hasattr(function, "hypothesis"):
             item.add_marker("no_cover")
+    if config.getoption("--one-case"):
+        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+        items[:] = reversed(first.values())
 
 
 # Which solver of the pseudo-labels takes which divergence.

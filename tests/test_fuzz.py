@@ -4,7 +4,7 @@ import fuzz
 import pytest
 
 # As many as a few seconds allow.
-N_SEEDS = {"solver": 300, "checkpoint": 250, "cache": 80, "images": 60}
+N_SEEDS = {"solver": 150, "checkpoint": 150, "cache": 80, "images": 60}
 
 
 @pytest.mark.slow

@@ -65,4 +65,5 @@ html_theme_options = {
     "footer_end": ["sphinx-version"],
 }
 # Without pages below them, there is nothing to show on the left.
-html_sidebars = {page: [] for page in ("index", "start", "api", "experiments")}
+_SINGLE = ("index", "start", "beside_kmeans", "texts", "api", "experiments")
+html_sidebars = {page: [] for page in _SINGLE}

@@ -107,17 +107,17 @@ def renumbered(model: SoftmaxModel, numbers: NDArray) -> SoftmaxModel:
 
 def check_stream(estimator: BaseEstimator) -> None:
     """Raise an error if an estimator with these parameters takes no streams."""
-    for name in ("must_link", "cannot_link", "init", "neighbors", "checkpoint"):
+    if getattr(estimator, "checkpoint", None) is not None:
+        raise ValueError(
+            f"checkpoint={estimator.checkpoint!r} is for fit: partial_fit writes none. "
+            "Leave it out, and pickle the estimator between two batches."
+        )
+    for name in ("must_link", "cannot_link", "init", "neighbors"):
         value = getattr(estimator, name, None)
-        if name == "checkpoint" or name.endswith("link"):
+        if name.endswith("link"):
             is_wrong = value is not None
         else:
             is_wrong = not (isinstance(value, str) or hasattr(value, "fit_transform"))
-        if is_wrong and name == "checkpoint":
-            raise ValueError(
-                f"checkpoint={value!r} is for fit: partial_fit writes none. Leave it "
-                "out, and pickle the estimator between two batches."
-            )
         if is_wrong:
             raise ValueError(
                 f"{name} belongs to the rows of one fit, and is of no use in "

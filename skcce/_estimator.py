@@ -160,13 +160,14 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
     contamination = None
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, those of the model as ``model__...``.
+        """Set parameters, those of an inner estimator as ``model__...``.
 
         Parameters
         ----------
         **params
-            Parameters of the estimator, or of an estimator that is one. Those of the
-            model take the place of ``model=None`` by a ``LinearSoftmax``.
+            Parameters of the estimator, and of its `model` and `features`. Where these
+            are left at their defaults, ``model__...`` sets a ``LinearSoftmax``, and
+            ``features__...`` a ``SpectralFeatures``.
 
         Returns
         -------
@@ -178,9 +179,13 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         ValueError
             If there is no such parameter.
         """
-        is_of_model = any(name.startswith("model__") for name in params)
-        if is_of_model and params.get("model", self.model) is None:
-            params = {**params, "model": LinearSoftmax()}
+        for name, default, stands_for in (
+            ("model", [None], LinearSoftmax),
+            ("features", ["auto", "spectral"], SpectralFeatures),
+        ):
+            is_inner = any(inner.startswith(f"{name}__") for inner in params)
+            if is_inner and params.get(name, getattr(self, name)) in default:
+                params = {**params, name: stands_for()}
         return super().set_params(**params)
 
     def save(self, path: str | os.PathLike) -> None:

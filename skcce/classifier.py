@@ -59,8 +59,8 @@ class CollisionClassifier(ClassifierMixin, SoftmaxEstimator):
     model : SoftmaxModel or None, default=None
         The model that is trained, as that of :class:`CollisionClusterer`. None means
         ``LinearSoftmax()``, with ``optimizer="lbfgs"`` if all samples have hard labels:
-        then there is one optimum, and it is reached. Pass a model to set or search its
-        own parameters (``model__alpha``, ...).
+        then there is one optimum, and it is reached. Its own parameters are set and
+        searched as ``model__alpha``, ...; the optimizer is "adam" then, if none is set.
     features : "auto", "spectral", SpectralFeatures or None, default="auto"
         What the model is trained on, as that of :class:`CollisionClusterer`. "auto"
         takes the rows as they are if all of them have labels.

@@ -360,7 +360,7 @@ def test_images_have_no_nearest(drawings):
         make(init=np.arange(200) % 5 - 1).fit(drawings)
 
 
-# --- Parameters of the default model ----------------------------------------
+# --- Parameters of the default model and features -----------------------------
 
 
 @pytest.mark.parametrize("estimator", [CollisionClusterer(4), CollisionClassifier()])
@@ -378,6 +378,22 @@ def test_parameters_of_no_model_are_those_of_a_linear_one(estimator):
     assert new.set_params(model=given, model__learning_rate=0.5).model is given
     with pytest.raises(ValueError, match="Invalid parameter 'beta'"):
         clone(estimator).set_params(model__beta=1)
+
+
+@pytest.mark.parametrize("estimator", [CollisionClusterer(4), CollisionClassifier()])
+def test_parameters_of_default_features_are_those_of_spectral_ones(estimator, blobs):
+    new = clone(estimator).set_params(features__n_components=5, random_state=0)
+    assert new.features.n_components == 5
+    assert estimator.features == "auto"
+    X, y = blobs
+    some_labels = np.where(np.arange(len(y)) < 100, y, -1)
+    assert new.fit(X, some_labels).features_.n_components == 5
+    assert new.set_params(features="auto").features == "auto"
+    with pytest.raises(ValueError, match="Invalid parameter 'beta'"):
+        new.set_params(features__beta=1)
+    for other in (None, "spectrum"):
+        with pytest.raises(AttributeError):
+            new.set_params(features=other, features__n_components=5)
 
 
 @pytest.mark.slow

@@ -267,7 +267,8 @@ class CollisionClusterer(SoftmaxClusterer):
         place on the graph of neighbors (:class:`skcce.SpectralFeatures`), in which a
         linear boundary may follow the shape of the data. None are the rows as they are.
         "auto" is "spectral" for a linear model with neighbors, None for a network. A
-        SpectralFeatures takes `n_neighbors` and `neighbors` of the clusterer.
+        SpectralFeatures takes `n_neighbors` and `neighbors` of the clusterer; its
+        number of components is set and searched as ``features__n_components``.
     lam : float, pair of floats or "auto", default="auto"
         Weight (:math:`\lambda > 0`) of the fairness term in the mean-level loss above;
         it does not depend on the batch size. A pair decays, or grows, geometrically

@@ -87,10 +87,63 @@ def resolve(
     data: TrainingData,
 ) -> Settings:
     """Resolve "auto", and check the parameters against the data."""
-    n_samples = data.n_samples
+    n_clusters, bounds = _sought_number(estimator, objective, data)
+    objective.check(_USUAL_N_CLUSTERS if n_clusters == "auto" else n_clusters)
+    init = _resolved_init(estimator, model, data, n_clusters)
+    from_kmeans = isinstance(init, str) and init == "k-means"
+    view_source = None if model.makes_views else objective.view_source
+    n_neighbors = _resolved_n_neighbors(estimator, model, data, n_clusters, view_source)
+    if view_source is not None:
+        _check_views(estimator, model, objective, data, view_source, n_neighbors)
+    elif not (objective.uses_neighbors or from_kmeans):
+        n_neighbors = 0  # nobody asks for them
+    neighbors = estimator.neighbors
+    if isinstance(neighbors, str) and neighbors == "auto":
+        is_small = data.given.shape[0] <= _EXACT_ROWS
+        neighbors = "exact" if is_small else "approximate"
+    features = _resolved_features(estimator, model, data, n_neighbors, neighbors)
+    if data.target is not None:
+        shares, n_fine = _label_shares(estimator, data), 0
+    else:
+        shares, n_fine = _tree_settings(
+            estimator, model, bounds, init, n_neighbors, data.n_samples
+        )
+    doubts_neighbors = (
+        from_kmeans
+        and estimator.n_neighbors == "auto"
+        and data.n_samples >= _SAMPLES_TO_DOUBT
+        and bounds[0] == bounds[1] > 1
+        and shares != "learn"
+        and view_source is None
+        and estimator.contamination is None
+    )
+    least = n_fine if n_clusters == "auto" else n_clusters
+    batch_size = batch_size_for(estimator, model, data.n_samples, least)
+    prior = objective.prior
+    return Settings(
+        n_clusters,
+        bounds,
+        None if prior is None else check_prior(prior, n_clusters),
+        shares,
+        n_fine,
+        n_neighbors,
+        neighbors,
+        doubts_neighbors,
+        features,
+        view_source,
+        init,
+        _resolved_n_init(estimator, model, data, n_neighbors),
+        epochs(batch_size, estimator.max_iter, estimator.tol),
+    )
+
+
+def _sought_number(
+    estimator: BaseEstimator, objective: Objective, data: TrainingData
+) -> tuple[int | Literal["auto"], tuple[int, int]]:
+    """Return the number of clusters or "auto", and the bounds, that fit the data."""
     number = data.target.shape[1] if data.target is not None else estimator.n_clusters
-    n_clusters, bounds = number_and_bounds(number, n_samples)
-    if bounds[0] > n_samples:  # of those that were drawn
+    n_clusters, bounds = number_and_bounds(number, data.n_samples)
+    if bounds[0] > data.n_samples:  # of those that were drawn
         raise ValueError(
             f"max_samples={estimator.max_samples} must not be smaller than n_clusters="
             f"{bounds[0]}."
@@ -102,118 +155,126 @@ def resolve(
                 f"{estimator.n_clusters!r}."
             )
         bounds = (max(2, bounds[0]), bounds[1])
-    n_usual = _USUAL_N_CLUSTERS if n_clusters == "auto" else n_clusters
     if n_clusters == "auto" and objective.prior is not None:
         raise ValueError(
             f"prior={objective.prior!r} holds one share per cluster, and "
             f"n_clusters={estimator.n_clusters!r} is not known yet. Leave out prior, "
             "or set n_clusters."
         )
-    objective.check(n_usual)
-    n_neighbors, init, n_init, features = (
-        auto_value(estimator, name, model)
-        for name in ("n_neighbors", "init", "n_init", "features")
-    )
-    view_source = None if model.makes_views else objective.view_source
-    if not isinstance(init, str):
-        n_init = 1
-        if n_clusters != "auto":  # which an array cannot tell, as is said below
-            init = labels_of_init(init, data, n_clusters)
-    elif init == "k-means++":  # as code for KMeans has it
-        init = "k-means"
-    if estimator.n_neighbors == "auto" and data.is_labeled:
+    return n_clusters, bounds
+
+
+def _resolved_init(
+    estimator: BaseEstimator,
+    model: SoftmaxModel,
+    data: TrainingData,
+    n_clusters: int | Literal["auto"],
+) -> str | NDArray:
+    """Return "k-means", "random", or labels."""
+    init = auto_value(estimator, "init", model)
+    if isinstance(init, str):
+        # "k-means++" is what code for KMeans has.
+        return "k-means" if init == "k-means++" else init
+    if n_clusters == "auto":  # which an array cannot tell, as `_tree_settings` says
+        return init
+    return labels_of_init(init, data, n_clusters)
+
+
+def _resolved_n_init(
+    estimator: BaseEstimator, model: SoftmaxModel, data: TrainingData, n_neighbors: int
+) -> int:
+    """Return the number of starts."""
+    if estimator.n_init == "auto" and data.is_labeled:
+        return 1
+    if estimator.n_init == "auto" and n_neighbors == 0 and not model.learns_features:
+        return _N_INIT_WITHOUT_NEIGHBORS
+    return auto_value(estimator, "n_init", model)
+
+
+def _resolved_n_neighbors(
+    estimator: BaseEstimator,
+    model: SoftmaxModel,
+    data: TrainingData,
+    n_clusters: int | Literal["auto"],
+    view_source: str | None,
+) -> int:
+    """Return how many neighbors a sample has, if anybody asks for them."""
+    n_samples = data.n_samples
+    n_neighbors = auto_value(estimator, "n_neighbors", model)
+    if estimator.n_neighbors != "auto":
+        if n_neighbors >= n_samples:
+            raise ValueError(
+                f"n_neighbors={n_neighbors} must be smaller than n_samples={n_samples}."
+            )
+        return n_neighbors
+    if data.is_labeled:
         # There is nothing to find; only features may need them.
         asks = estimator.features not in ("auto", None)
-        n_neighbors = min(n_neighbors, n_samples - 1) if asks else 0
-    elif estimator.n_neighbors == "auto":
-        if view_source is not None and data.X.ndim == 2:
-            n_neighbors = estimator.auto["n_neighbors"][False]
-        few = SAMPLES_PER_FINE if n_clusters == "auto" else 4 * n_clusters
-        n_neighbors = min(n_neighbors, n_samples // few)
-        if view_source is not None:
-            n_neighbors = max(n_neighbors, min(1, n_samples - 1))
-    elif n_neighbors >= n_samples:
-        raise ValueError(
-            f"n_neighbors={n_neighbors} must be smaller than n_samples={n_samples}."
-        )
-    if view_source is not None and (n_neighbors == 0 or data.X.ndim != 2):
+        return min(n_neighbors, n_samples - 1) if asks else 0
+    if view_source is not None and data.X.ndim == 2:
+        n_neighbors = estimator.auto["n_neighbors"][False]
+    few = SAMPLES_PER_FINE if n_clusters == "auto" else 4 * n_clusters
+    n_neighbors = min(n_neighbors, n_samples // few)
+    return max(n_neighbors, min(view_source is not None, n_samples - 1))
+
+
+def _check_views(
+    estimator: BaseEstimator,
+    model: SoftmaxModel,
+    objective: Objective,
+    data: TrainingData,
+    view_source: str,
+    n_neighbors: int,
+) -> None:
+    """Raise an error if rows have no neighbors, or cannot be moved, to make views."""
+    if n_neighbors == 0 or data.X.ndim != 2:
         is_generic = "objective" in estimator.get_params(deep=False)
         who = f"objective={objective!r}" if is_generic else type(estimator).__name__
         why, way_out = "neighbors need rows, and X has images.", "Use"
         if data.X.ndim == 2:
-            why = f"n_neighbors={n_neighbors} leaves none (n_samples={n_samples})."
+            why = f"n_neighbors={n_neighbors} leaves none (n_samples={data.n_samples})."
             way_out = "Use n_neighbors > 0, or"
-            if n_samples == 1:
+            if data.n_samples == 1:
                 way_out = "Use more samples, or"
         raise ValueError(
             f"{who} compares views of a sample: {why} {way_out} a model that makes "
             "views, such as DeepSoftmax(augment=...)."
         )
-    from_kmeans = isinstance(init, str) and init == "k-means"
-    if not (objective.uses_neighbors or view_source or from_kmeans):
-        n_neighbors = 0  # nobody asks for them
-    if estimator.n_init == "auto":
-        if data.is_labeled:
-            n_init = 1
-        elif n_neighbors == 0 and not model.learns_features:
-            n_init = _N_INIT_WITHOUT_NEIGHBORS
-    if estimator.features not in ("auto", None) and n_neighbors == 0:
-        raise ValueError(
-            f"features={estimator.features!r} needs neighbors: n_neighbors="
-            f"{estimator.n_neighbors!r} is 0 for a {type(model).__name__} and "
-            f"{n_samples} samples."
-        )
-    how = estimator.neighbors
-    if isinstance(how, str) and how == "auto":
-        how = "exact" if data.given.shape[0] <= _EXACT_ROWS else "approximate"
-    if isinstance(features, str):
-        features = SpectralFeatures()
-    if features is not None and n_neighbors:
-        features = clone(features).set_params(n_neighbors=n_neighbors, neighbors=how)
-        features._validate_params()
-    else:
-        features = None
-    if view_source == "adversarial" and features is None and issparse(data.X):
+    takes_rows = auto_value(estimator, "features", model) is None
+    if view_source == "adversarial" and takes_rows and issparse(data.X):
         raise ValueError(
             f"objective={objective!r} moves rows a little in every feature, and sparse "
             "ones would become dense: features=None takes them as they are. Leave it "
             "at 'spectral', or reduce X first, by TruncatedSVD(128)."
         )
-    if estimator.contamination is not None and (features is None or n_neighbors == 0):
+
+
+def _resolved_features(
+    estimator: BaseEstimator,
+    model: SoftmaxModel,
+    data: TrainingData,
+    n_neighbors: int,
+    neighbors: Any,
+) -> SpectralFeatures | None:
+    """Return what turns rows into features, if there are neighbors."""
+    features = auto_value(estimator, "features", model)
+    if estimator.features not in ("auto", None) and n_neighbors == 0:
         raise ValueError(
-            f"contamination={estimator.contamination} needs n_neighbors > 0 and "
-            "features='spectral'."
+            f"features={estimator.features!r} needs neighbors: n_neighbors="
+            f"{estimator.n_neighbors!r} is 0 for a {type(model).__name__} and "
+            f"{data.n_samples} samples."
         )
-    prior = objective.prior
-    if data.target is not None:
-        shares, n_fine = _label_shares(estimator, data), 0
-    else:
-        shares, n_fine = _tree_settings(
-            estimator, model, bounds, init, n_neighbors, n_samples
-        )
-    least = n_fine if n_clusters == "auto" else n_clusters
-    batch_size = batch_size_for(estimator, model, n_samples, least)
-    return Settings(
-        n_clusters,
-        bounds,
-        None if prior is None else check_prior(prior, n_clusters),
-        shares,
-        n_fine,
-        n_neighbors,
-        how,
-        from_kmeans
-        and estimator.n_neighbors == "auto"
-        and n_samples >= _SAMPLES_TO_DOUBT
-        and bounds[0] == bounds[1] > 1
-        and shares != "learn"
-        and view_source is None
-        and estimator.contamination is None,
-        features,
-        view_source,
-        init,
-        n_init,
-        epochs(batch_size, estimator.max_iter, estimator.tol),
-    )
+    if features is None or n_neighbors == 0:
+        if estimator.contamination is not None:
+            raise ValueError(
+                f"contamination={estimator.contamination} needs n_neighbors > 0 and "
+                "features='spectral'."
+            )
+        return None
+    features = SpectralFeatures() if isinstance(features, str) else clone(features)
+    features.set_params(n_neighbors=n_neighbors, neighbors=neighbors)
+    features._validate_params()
+    return features
 
 
 def draw_sample(

@@ -2,6 +2,7 @@
 
 import contextlib
 import doctest
+import inspect
 import re
 import textwrap
 import warnings
@@ -139,9 +140,10 @@ def test_texts_have_the_steps_of_the_walk():
 
 
 def test_docstring_has_the_values_of_auto():
+    doc = inspect.getdoc(CollisionClusterer)
     for name, values in CollisionClusterer.auto.items():
-        entry = rf"^    {name} : .*\n((?: {{8}}.*\n)+)"
-        text = re.search(entry, CollisionClusterer.__doc__, re.MULTILINE)[1]
+        entry = rf"^{name} : .*\n((?: {{4}}.*\n)+)"
+        text = re.search(entry, doc, re.MULTILINE)[1]
         text = " ".join(text.partition('"auto" ')[2].split())
         for value in values:
             assert re.search(rf"(?<![\d.]){re.escape(str(value))}(?!\d)", text), name

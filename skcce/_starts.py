@@ -65,7 +65,8 @@ _ABOUT_EQUAL = 0.8
 # Epochs of the fine clusters of a tree.
 _FINE_EPOCHS = 10
 # Sizes are unequal if the median sample lives in a cluster this many times as large as
-# an equal share. Unlike a mean, it does not move if a few clusters stay joined.
+# an equal share, and some cluster is as many times smaller. Unlike a mean, the median
+# does not move if a few clusters stay joined.
 _UNEQUAL = 1.3
 # With fewer fine clusters per cluster, the sizes of joined ones are unequal anyway.
 _FINE_TO_JUDGE = 3
@@ -195,9 +196,11 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
         return settings._replace(shares="given")
     is_fine_enough = n_leaves >= _FINE_TO_JUDGE * n_clusters
     if shares == "auto" and is_fine_enough and 2 * tree.n_clusters >= n_clusters:
-        natural = np.sort(tree.shares(tree.n_clusters))
-        median = natural[np.searchsorted(natural.cumsum(), 0.5)]
-        shares = "learn" if median * n_clusters > _UNEQUAL else "auto"
+        natural = n_clusters * np.sort(tree.shares(tree.n_clusters))  # in equal shares
+        median = natural[np.searchsorted(natural.cumsum(), 0.5 * n_clusters)]
+        # Where equal clusters stay joined, none is smaller than they are.
+        if median > _UNEQUAL and natural[0] < 1 / _UNEQUAL:
+            shares = "learn"
     return learned(tree, settings) if shares == "learn" else settings
 
 

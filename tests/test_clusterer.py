@@ -855,6 +855,16 @@ def test_equal_sizes_are_found_equal(blobs, prior):
     assert adjusted_rand_score(blobs[1], clusterer.labels_) == 1
 
 
+def test_clusters_that_touch_do_not_look_unequal():
+    """Three are joined in the tree, and the fourth has just an equal share."""
+    centers = np.array([[0, 0], [3, 0], [1.5, 2.6], [15, 0]])
+    X, y = make_blobs(600, centers=centers, cluster_std=0.9, random_state=0)
+    clusterer = CollisionClusterer(4, random_state=0).fit(X)
+    assert clusterer._tree.n_clusters == 2
+    assert_allclose(clusterer.prior_, 0.25)
+    assert adjusted_rand_score(y, clusterer.labels_) > 0.7
+
+
 @pytest.mark.parametrize("features", ["auto", "spectral", None, SpectralFeatures(3)])
 def test_features_of_any_kind(blobs, features):
     X, y = blobs

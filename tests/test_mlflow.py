@@ -109,6 +109,11 @@ def test_what_is_logged_predicts_the_same(recorded, data, serialization_format):
     loaded = mlflow.sklearn.load_model(uri)
     assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
     assert_array_equal(mlflow.pyfunc.load_model(uri).predict(X), fitted.predict(X))
+    how["pyfunc_predict_fn"] = "predict_proba"
+    with mlflow.start_run():
+        uri = mlflow.sklearn.log_model(fitted, name="clusterer", **how).model_uri
+    served = mlflow.pyfunc.load_model(uri).predict(X)
+    assert_array_equal(served, fitted.predict_proba(X))
 
 
 def test_recipe_of_the_docs(recorded, data):

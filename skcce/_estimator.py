@@ -442,7 +442,8 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
         return features, around
 
     def _logits_of(self, features: Any) -> NDArray:
-        logits = self.model_.decision_function(features)
+        with single_blas_thread():  # the bits of a product may depend on their number
+            logits = self.model_.decision_function(features)
         return logits / logits.dtype.type(self.temperature_)
 
     def _fitted(self, name: str) -> Any:

@@ -64,10 +64,10 @@ _CLEARLY = 1.01
 _ABOUT_EQUAL = 0.8
 # Epochs of the fine clusters of a tree.
 _FINE_EPOCHS = 10
-# Sizes are unequal if the median sample lives in a cluster this many times as large as
-# an equal share, and some cluster is as many times smaller. Unlike a mean, the median
-# does not move if a few clusters stay joined.
-_UNEQUAL = 1.3
+# Sizes are unequal if the median sample lives in a cluster of more than so many equal
+# shares, and some cluster is so far from a whole number of them. Unlike a mean, the
+# median does not move if a few clusters stay joined.
+_LARGE, _NOT_WHOLE = 1.3, 0.1
 # With fewer fine clusters per cluster, the sizes of joined ones are unequal anyway.
 _FINE_TO_JUDGE = 3
 # Neighbors are left out if k-means parts them more than this times as often as in a
@@ -198,8 +198,9 @@ def settle(tree: ClusterTree | None, settings: Settings) -> Settings:
     if shares == "auto" and is_fine_enough and 2 * tree.n_clusters >= n_clusters:
         natural = n_clusters * np.sort(tree.shares(tree.n_clusters))  # in equal shares
         median = natural[np.searchsorted(natural.cumsum(), 0.5 * n_clusters)]
-        # Where equal clusters stay joined, none is smaller than they are.
-        if median > _UNEQUAL and natural[0] < 1 / _UNEQUAL:
+        # Clusters of equal size, of which some stay joined, are whole numbers of them.
+        off = np.abs(natural - np.maximum(natural.round(), 1))
+        if median > _LARGE and off.max() > _NOT_WHOLE:
             shares = "learn"
     return learned(tree, settings) if shares == "learn" else settings
 

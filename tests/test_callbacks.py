@@ -397,7 +397,8 @@ def test_nothing_is_shown_unasked(data, kind, capsys):
 
 
 @KINDS
-def test_progress_bar_of_one_fit(data, kind, capsys):
+def test_progress_bar_of_one_fit(data, kind, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # some versions of tqdm cut the bar
     plain = make(kind).fit(data[kind])
     clusterer = make(kind, verbose=1).fit(data[kind])
     output = capsys.readouterr()

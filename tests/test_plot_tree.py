@@ -292,7 +292,8 @@ def test_long_texts_stay_on_their_line():
 @pytest.mark.parametrize("n_clusters", [2, 30])
 @pytest.mark.parametrize("given_ax", [False, True])
 def test_nothing_overlaps(n_clusters, given_ax):
-    ax = plt.subplots(figsize=(5, 4))[1] if given_ax else None
+    # Older versions of matplotlib round the size of letters to pixels.
+    ax = plt.subplots(figsize=(5, 4), dpi=600)[1] if given_ax else None
     labels = np.arange(90) % n_clusters
     display = TreeDisplay.from_predictions(
         random_joins(n_clusters),

@@ -281,12 +281,12 @@ class CollisionClusterer(SoftmaxClusterer):
         Target shares of the clusters (:math:`u`). None means equal ones. "learn" takes
         those of the tree of clusters, and its clusters with them. "auto" is "learn" if
         the number of clusters is not given, or if the tree says that sizes are unequal:
-        the median sample lives in a cluster of more than 1.3 equal shares, and some
-        cluster has less than an equal share over 1.3. Otherwise, and where there is no
-        tree, it is None. An array is scaled to sum to 1; cluster k is then the one of
-        share ``prior[k]``: the largest cluster that k-means finds gets the largest
-        share. With `must_link` or `cannot_link`, the fit only starts from the clusters
-        of the tree.
+        the median sample lives in a cluster of more than 1.3 equal shares, and not all
+        clusters are whole numbers of them. Otherwise, and where there is no tree, it is
+        None. An array is scaled to sum to 1; cluster k is then the one of share
+        ``prior[k]``: the largest cluster that k-means finds gets the largest share.
+        With `must_link` or `cannot_link`, the fit only starts from the clusters of the
+        tree.
     divergence : {"reverse", "forward"}, default="reverse"
         ``"reverse"`` is the loss above, eq. (11); ``"forward"`` puts
         :math:`\mathrm{KL}(\bar y \,\|\, u)` in its place, eq. (10). They make the same

@@ -5,7 +5,7 @@ Topics of texts
 From sentences to topics that have names: what the documentation of SciPy and
 scikit-learn says about its functions, one sentence each. Sentences become rows of
 numbers, rows become clusters, and the words that tell a cluster from the others are its
-name. :doc:`/texts` has the same with embeddings, and says what to do with new texts.
+name. :doc:`/texts` says what to do with new texts, and with embeddings of an encoder.
 """  # noqa: D205, D400
 
 # %%

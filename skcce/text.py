@@ -11,7 +11,6 @@ from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
-from sklearn.utils.validation import column_or_1d
 
 __all__ = ["topic_words"]
 
@@ -73,7 +72,12 @@ def topic_words(
     """
     if isinstance(texts, str):
         raise ValueError(f"texts={texts[:20]!r}... must be many texts, not one.")
-    texts, labels = list(texts), column_or_1d(labels)
+    texts, labels = list(texts), np.asarray(labels)
+    if labels.ndim != 1:
+        raise ValueError(
+            f"labels must be one for each text, shape (n_texts,), got shape "
+            f"{labels.shape}."
+        )
     if len(texts) != len(labels):
         raise ValueError(
             f"labels must be one for each text: there are {len(labels)} labels and "

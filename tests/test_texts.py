@@ -59,6 +59,7 @@ def test_the_vectorizer_says_what_a_word_is():
     ("arguments", "message"),
     [
         ((TEXTS, [0, 1]), "2 labels and 5 texts"),
+        ((TEXTS, np.eye(5)), r"one for each text, shape \(n_texts,\), got .* \(5, 5\)"),
         ((TEXTS, LABELS, 0), "n_words=0 must be a positive integer"),
         ((TEXTS, LABELS, 1.5), "n_words=1.5 must be"),
         (("apples and pears", LABELS), "texts='apples and pears'.* not one"),

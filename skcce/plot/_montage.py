@@ -510,12 +510,14 @@ def _frames(wrong: NDArray, layout: _Layout, points: float) -> "PatchCollection"
     return PatchCollection(frames, linewidth=_FRAME * points, **style)
 
 
-def label_of(cluster: Any, name: Any, share: float) -> tuple[str, str]:
+def label_of(
+    cluster: Any, name: Any, share: float, per_line: int = _LETTERS_PER_LINE
+) -> tuple[str, str]:
     """Return the name of a row, and what is below it."""
     number, percent = f"#{cluster}", f"{100 * share:.1f} %"
     if name is None:
         return number, percent
-    lines = textwrap.wrap(str(name), _LETTERS_PER_LINE, max_lines=2, placeholder="…")
+    lines = textwrap.wrap(str(name), per_line, max_lines=2, placeholder="…")
     return "\n".join(lines), f"{number}  {percent}"
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _TREE, _HEAD, _BETWEEN_ROWS, _BEFORE_LABELS = 5.0, 0.4, 0.16, 0.3
 # Room for the axis below a new figure, in inches.
 _FOOT = 0.5
-_LINE_SPACING, _LETTERS_PER_TEXT = 1.35, 64
+_LINE_SPACING, _LETTERS_PER_NAME, _LETTERS_PER_TEXT = 1.35, 22, 64
 # Line width, and the diameter of the dot of the largest cluster.
 _LINE, _DOT = 0.05, 0.34
 # In proportion to the range of heights: the least and the longest stub of a cluster,
@@ -184,7 +184,9 @@ class TreeDisplay:
     def _arrange(self) -> "_Layout":
         n_clusters = len(self.shares)
         numbered = enumerate(zip(self.names, self.shares, strict=True))
-        labels = [label_of(k, name, share) for k, (name, share) in numbered]
+        labels = [
+            label_of(k, name, share, _LETTERS_PER_NAME) for k, (name, share) in numbered
+        ]
         right = _TREE + _BEFORE_LABELS + max(width_of(*label) for label in labels)
         pitch, width, lines = max(height_of(name) for name, _ in labels), right, None
         if self.tiles is not None:

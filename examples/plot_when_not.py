@@ -5,9 +5,10 @@ When not to use it
 Where clusters are not what lies between valleys, the default has to be told more, or is
 the wrong tool.
 
-*Clusters that touch.* Nothing parts them but their shape, which the tree of clusters
-does not know: it joins them, and takes their sizes for unequal. If they are about
-equally large, say ``prior=None``. If they are Gaussian, take a Gaussian mixture.
+*Clusters that touch, of unknown number.* Nothing parts them but their shape, which the
+tree of clusters does not know: it joins them. If you know how many there are, say so,
+and ``prior=None`` if they are about equally large. If they are Gaussian, take a
+Gaussian mixture.
 
 *Thin bands of unknown number.* The tree takes each for a chain of clouds, and cuts it
 in pieces. If you know how many there are, say so: then they are found, and ``predict``
@@ -32,7 +33,7 @@ warnings.simplefilter("ignore", ConvergenceWarning)
 touching = make_blobs(1000, centers=5, random_state=2)
 bands = make_moons(1000, noise=0.08, random_state=0)
 data = [
-    (*touching, {"n_clusters": 5}, {"n_clusters": 5, "prior": None}),
+    (*touching, {"n_clusters": "auto"}, {"n_clusters": 5}),
     (*bands, {"n_clusters": "auto"}, {"n_clusters": 2}),
 ]
 

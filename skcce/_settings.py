@@ -175,7 +175,7 @@ def _resolved_init(
     if isinstance(init, str):
         # "k-means++" is what code for KMeans has.
         return "k-means" if init == "k-means++" else init
-    if n_clusters == "auto":  # which an array cannot tell, as `_tree_settings` says
+    if n_clusters == "auto":  # an error, which `_tree_settings` raises
         return init
     return labels_of_init(init, data, n_clusters)
 
@@ -215,7 +215,9 @@ def _resolved_n_neighbors(
         n_neighbors = estimator.auto["n_neighbors"][False]
     few = SAMPLES_PER_FINE if n_clusters == "auto" else 4 * n_clusters
     n_neighbors = min(n_neighbors, n_samples // few)
-    return max(n_neighbors, min(view_source is not None, n_samples - 1))
+    if view_source is not None:
+        n_neighbors = max(n_neighbors, min(1, n_samples - 1))
+    return n_neighbors
 
 
 def _check_views(

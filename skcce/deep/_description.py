@@ -126,9 +126,7 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, torch.fx.Graph):
         code = value.python_code("self")
         return _unnamed(code.src, _sorted(code.globals))
-    if isinstance(
-        value, torch._ops.OperatorBase
-    ):  # it holds what was dispatched so far
+    if isinstance(value, torch._ops.OperatorBase):  # holds what it has dispatched
         return _unnamed(str(value))
     if isinstance(value, RemovableHandle):  # its number counts those of the process
         return []

@@ -1033,7 +1033,7 @@ def test_on_gpu_without_a_gpu(image_folder, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         on_gpu.main([*folder, "--device", "cpu"])
     all_steps = on_gpu.list_steps
-    some = {"simclr_cifar10"}
+    some = {"linear_speed"}
     monkeypatch.setattr(
         on_gpu,
         "list_steps",

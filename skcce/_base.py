@@ -595,9 +595,7 @@ converged_, n_features_in_, feature_names_in_
         return float(self._known_centers("inertia_").inertia.sum())
 
     def _known_centers(self, name: str) -> Centers:
-        # AttributeError, as scikit-learn's: hasattr tells whether there are any.
-        if not hasattr(self, "model_"):
-            raise AttributeError(f"{name} is available only after fit.")
+        self._check_has(name)
         if getattr(self, "_centers", None) is None:
             raise AttributeError(
                 f"{name} is the mean of rows of a table, which are not kept: there is "

@@ -446,10 +446,13 @@ class SoftmaxEstimator(CallbackSupportMixin, BaseEstimator):
             logits = self.model_.decision_function(features)
         return logits / logits.dtype.type(self.temperature_)
 
-    def _fitted(self, name: str) -> Any:
+    def _check_has(self, name: str) -> None:
         # AttributeError, as scikit-learn's: hasattr tells whether there are any.
         if not hasattr(self, "model_"):
             raise AttributeError(f"{name} is available only after fit.")
+
+    def _fitted(self, name: str) -> Any:
+        self._check_has(name)
         value = getattr(self.model_, name)
         return value / value.dtype.type(self.temperature_)
 

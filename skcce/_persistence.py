@@ -345,7 +345,8 @@ def _centers_of(record: Mapping[str, Any]) -> dict[str, NDArray] | None:
     centers, fitted = record["centers"], record["fitted"]
     if centers is None:
         return None
-    mean, weight, inertia = (_checked(centers, _CENTERS)[name] for name in _CENTERS)
+    centers = _checked(centers, _CENTERS)
+    mean, weight, inertia = (centers[name] for name in _CENTERS)
     n_clusters = fitted["n_clusters_"]
     if not (
         mean.shape == (n_clusters, fitted["n_features_in_"])

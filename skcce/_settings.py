@@ -94,7 +94,7 @@ def resolve(
     view_source = None if model.makes_views else objective.view_source
     n_neighbors = _resolved_n_neighbors(estimator, model, data, n_clusters, view_source)
     if view_source is not None:
-        _check_views(estimator, model, objective, data, view_source, n_neighbors)
+        _check_views(estimator, model, objective, data, n_neighbors)
     elif not (objective.uses_neighbors or from_kmeans):
         n_neighbors = 0  # nobody asks for them
     neighbors = estimator.neighbors
@@ -225,7 +225,6 @@ def _check_views(
     model: SoftmaxModel,
     objective: Objective,
     data: TrainingData,
-    view_source: str,
     n_neighbors: int,
 ) -> None:
     """Raise an error if rows have no neighbors, or cannot be moved, to make views."""
@@ -243,7 +242,8 @@ def _check_views(
             "views, such as DeepSoftmax(augment=...)."
         )
     takes_rows = auto_value(estimator, "features", model) is None
-    if view_source == "adversarial" and takes_rows and issparse(data.X):
+    is_moved = objective.view_source == "adversarial"
+    if is_moved and takes_rows and issparse(data.X):
         raise ValueError(
             f"objective={objective!r} moves rows a little in every feature, and sparse "
             "ones would become dense: features=None takes them as they are. Leave it "

@@ -289,6 +289,15 @@ def test_long_texts_stay_on_their_line():
     display.figure_.canvas.draw()
 
 
+def test_names_of_a_few_words_are_whole():
+    names = ["dataset, classification, load", "calculate, multidimensional, axis"]
+    display = TreeDisplay.from_predictions(
+        random_joins(2), [0, 1], y=names, texts=["first", "second"]
+    )
+    written = {text.get_text().replace("\n", " ") for text in display.text_}
+    assert written >= {*names}
+
+
 @pytest.mark.parametrize("n_clusters", [2, 30])
 @pytest.mark.parametrize("given_ax", [False, True])
 def test_nothing_overlaps(n_clusters, given_ax):
